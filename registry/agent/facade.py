@@ -1,0 +1,117 @@
+"""What the faces (HTTP, DNS, UI, watches, plugins) may ask of an agent: one object, no driver.
+
+The facade hides whether this agent is a server or a client: reads and writes are typed values that
+are executed here or forwarded to a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from registry.state.base import Command, Query, ReadOptions, ReadResult
+
+if TYPE_CHECKING:
+    from registry.agent.config import AgentConfig
+    from registry.agent.local import LocalState
+    from registry.agent.reload import ReloadReport
+    from registry.plugins import Plugins
+
+
+class Backend(Protocol):
+    """Where replicated reads and writes go: the server in this process, or one over RPC."""
+
+    async def write(self, command: Command) -> Any:
+        """The command's result after commit and apply; a `Refused` is returned, not raised.
+
+        Raises `NoLeader`, `Overloaded`, `TooLarge`, `OutcomeUnknown`, `TimedOut`.
+        """
+        ...
+
+    async def read(self, query: Query, options: ReadOptions) -> ReadResult:
+        """Answer at the asked consistency; blocks while `options.min_index` is not exceeded.
+
+        Raises `NoLeader`. Cancelling it (the client went away) ends the blocking read at once.
+        """
+        ...
+
+    def leader_address(self) -> str:
+        """`ip:port` of the leader's RPC listener, "" when none is known."""
+        ...
+
+    def peer_addresses(self) -> list[str]:
+        """`ip:port` of every server in the Raft configuration."""
+        ...
+
+    def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
+        """Index, and per server: ID, Node, Address, Leader, ProtocolVersion, Voter."""
+        ...
+
+    def statistics(self) -> dict[str, dict[str, str]]:
+        """Blocks "consul", "raft", "runtime" … of `/v1/agent/self` Stats."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of the gossip pool as `/v1/agent/members` shows it; status 1 alive … 4 failed."""
+
+    name: str
+    address: str
+    port: int
+    tags: Mapping[str, str]
+    status: int = 1
+    protocol_min: int = 1
+    protocol_max: int = 5
+    protocol_current: int = 2
+    delegate_min: int = 2
+    delegate_max: int = 5
+    delegate_current: int = 4
+
+
+class Membership(Protocol):
+    """The gossip pool this agent is in (the serf port is bound by whoever implements it)."""
+
+    def members(self, *, wan: bool = False) -> list[Member]: ...
+    def local_member(self) -> Member: ...
+    async def join(self, address: str, *, wan: bool = False) -> int:
+        """Contact one address; the number of nodes reached. Raises `Unavailable` with the reason."""
+        ...
+
+    async def force_leave(self, node: str, *, prune: bool = False) -> None:
+        """Raises `NotFound` when no member has that name."""
+        ...
+
+
+class Events(Protocol):
+    """User events of this agent: the last 256, newest last."""
+
+    async def fire(self, event: dict[str, Any]) -> dict[str, Any]: ...
+    def list(self, name: str = "") -> list[dict[str, Any]]: ...
+
+
+@dataclass(slots=True)
+class AgentFacade:
+    """All of an agent that faces see. Built by `registry.agent.node`."""
+
+    config: AgentConfig
+    node_name: str
+    node_id: str
+    datacenter: str
+    backend: Backend
+    local: LocalState
+    membership: Membership
+    plugins: Plugins
+    #: PUT /v1/agent/reload, SIGHUP, file change: raises ConfigError and changes nothing, or reports.
+    reload: Callable[[], Awaitable[ReloadReport]]
+    #: PUT /v1/agent/leave: leaves gracefully, then the process ends.
+    leave: Callable[[], Awaitable[None]]
+    #: Rtt sort key for `near=`: node name -> {segment: coordinate}; filled by the state queries.
+    extras: dict[str, Any]
+
+    async def write(self, command: Command) -> Any:
+        return await self.backend.write(command)
+
+    async def read(self, query: Query, options: ReadOptions) -> ReadResult:
+        return await self.backend.read(query, options)

@@ -1,0 +1,155 @@
+"""What a handler is given and what it gives back, and the table that routes requests to handlers.
+
+Handlers are plain async functions from an `ApiRequest` to an `ApiResponse`; they know neither
+Starlette nor uvicorn, so the same functions serve the Starlette application and the short way for
+the hottest requests (design, decision 4). Each API family is one module with its own `Routes`
+table; `registry.http.app` joins the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from registry.agent.facade import AgentFacade
+from registry.errors import RegistryError
+from registry.state.base import ReadResult
+
+JSON_TYPE = "application/json"
+TEXT_TYPE = "text/plain; charset=utf-8"
+
+encode_json = msgspec.json.Encoder().encode
+
+
+class HttpError(RegistryError):
+    """Answer with this status and this text, and nothing else."""
+
+    def __init__(
+        self, status: int, text: str, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        self.status, self.text, self.headers = status, text, headers
+        super().__init__(text)
+
+
+class Parameters:
+    """The query string, decoded; a name may occur several times, order is kept."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name, []).append(value)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def get(self, name: str, default: str = "") -> str:
+        """The first value of `name`, as Consul takes it."""
+        values = self._values.get(name)
+        return values[0] if values else default
+
+    def get_all(self, name: str) -> list[str]:
+        return self._values.get(name, [])
+
+
+@dataclass(slots=True)
+class ApiRequest:
+    """One request as a handler sees it."""
+
+    agent: AgentFacade
+    method: str
+    path: str  # decoded, without the query
+    argument: str  # what stands where the route's pattern ends in "/": the key, name or id
+    query: Parameters
+    headers: Mapping[str, str]  # names in lower case
+    read_body: Callable[[int | None], Awaitable[bytes]]  # argument: limit in bytes (413 beyond)
+    client: tuple[str, int] = ("", 0)
+
+    async def body(self, limit: int | None = None) -> bytes:
+        """The whole body; HttpError 413 when over `limit` bytes."""
+        return await self.read_body(limit)
+
+
+@dataclass(slots=True)
+class ApiResponse:
+    """Status, body, content type ("" = no Content-Type header) and further headers."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = ""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    #: JSON that `pretty` may re-indent; set by `json_response`.
+    is_json: bool = False
+    #: Instead of `body`: chunks as they come (monitor, snapshot).
+    stream: Any = None
+
+
+def json_response(value: Any, meta: ReadResult | None = None, status: int = 200) -> ApiResponse:
+    """JSON with, for reads, the index headers. Escaping of `<>&` and `pretty` are the rim's work."""
+    response = ApiResponse(status, encode_json(value), JSON_TYPE, is_json=True)
+    if meta is not None:
+        response.headers = index_headers(meta)
+    return response
+
+
+def text_response(text: str, status: int = 200) -> ApiResponse:
+    return ApiResponse(status, text.encode(), TEXT_TYPE)
+
+
+def empty_response(status: int = 200, meta: ReadResult | None = None) -> ApiResponse:
+    return ApiResponse(status, headers=index_headers(meta) if meta is not None else [])
+
+
+def index_headers(meta: ReadResult) -> list[tuple[str, str]]:
+    """`X-Consul-Index` (never 0), `X-Consul-KnownLeader`, `X-Consul-LastContact` (ms)."""
+    return [
+        ("X-Consul-Index", str(meta.index or 1)),
+        ("X-Consul-Knownleader", "true" if meta.known_leader else "false"),
+        ("X-Consul-Lastcontact", str(meta.last_contact_ms)),
+    ]
+
+
+Handler = Callable[[ApiRequest], Awaitable[ApiResponse]]
+
+
+class Routes:
+    """A family's table: pattern -> method -> handler.
+
+    A pattern is an exact path, or ends in "/" and then matches any suffix, which becomes
+    `request.argument` verbatim after percent-decoding (surface 1.1). The longest pattern wins.
+    """
+
+    def __init__(self) -> None:
+        self.table: dict[str, dict[str, Handler]] = {}
+
+    def add(self, method: str, pattern: str) -> Callable[[Handler], Handler]:
+        """Decorator: serve `method pattern` by this handler. The order of methods is that of
+        `Allow`, which is GET, POST, PUT, DELETE as far as they are there."""
+
+        def register(handler: Handler) -> Handler:
+            self.table.setdefault(pattern, {})[method] = handler
+            return handler
+
+        return register
+
+    def get(self, pattern: str) -> Callable[[Handler], Handler]:
+        return self.add("GET", pattern)
+
+    def put(self, pattern: str) -> Callable[[Handler], Handler]:
+        return self.add("PUT", pattern)
+
+    def post(self, pattern: str) -> Callable[[Handler], Handler]:
+        return self.add("POST", pattern)
+
+    def delete(self, pattern: str) -> Callable[[Handler], Handler]:
+        return self.add("DELETE", pattern)
+
+
+def decode_path(raw: bytes) -> str:
+    """A request path as text; bytes that are no UTF-8 are kept by surrogates and stored as they came."""
+    return unquote(raw.decode("latin-1"), "utf-8", "surrogateescape")
