@@ -1,4 +1,4 @@
-"""A backend that commits at once: the state machine without Raft, for tests of what stands on it."""
+"""A backend that commits at once: the state machine without Raft, for tests above it."""
 
 from __future__ import annotations
 

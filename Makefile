@@ -1,0 +1,58 @@
+# Everything a newcomer needs: `make run` starts the quick start, `make test` runs every test.
+# Only Python 3.11+ and make are expected; all else goes into a virtual environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN_ARGS ?= -dev -ui -enable-script-checks -config-dir=config.d
+PYTEST_ARGS ?= -n 2
+CAMPAIGN_RUNS ?= 20000
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types layers format campaign crash-campaign clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	@touch $@ $(VENV)/.run
+
+run: $(VENV)/.run  ## start a development agent with the example services (stop it with Ctrl-C)
+	$(BIN)/registry agent $(RUN_ARGS)
+
+test: $(VENV)/.test  ## every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types layers  ## linters, types and layer contracts
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+layers: $(VENV)/.test
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test  ## rewrite the sources in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+campaign: $(VENV)/.test  ## a long run of the consensus simulation (CAMPAIGN_RUNS=20000)
+	$(BIN)/python -m registry.testing.campaign --runs $(CAMPAIGN_RUNS)
+
+crash-campaign: $(VENV)/.test  ## kill -9 at 200 random moments under a write load
+	REGISTRY_CRASH_ROUNDS=200 $(BIN)/python -m pytest tests/cluster/test_crash.py -s
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,305 @@
+"""A small synchronous client of the HTTP API: what the command line, examples and plugins use.
+
+It stands on the standard library alone, so that `registry kv get` starts in a fraction of the time
+that a full HTTP library needs to import. One request, one connection; `stream` reads without end.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from registry.errors import ConfigError, Rejected, Unavailable
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8500"
+
+#: Environment variables may carry either prefix; our own wins.
+PREFIXES = ("REGISTRY_", "CONSUL_")
+
+
+def environment(name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The value of `REGISTRY_<name>`, else of `CONSUL_<name>`, else ""."""
+    for prefix in PREFIXES:
+        if value := environ.get(prefix + name):
+            return value
+    return ""
+
+
+class ApiError(Rejected):
+    """The agent answered with an error status; `text` is what it said."""
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status, self.text = status, text
+        super().__init__(f"Unexpected response code: {status} ({text})")
+
+
+class AgentUnreachable(Unavailable):
+    """No connection to the agent, or it broke; `reason` is the system's."""
+
+    def __init__(self, method: str, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(f'{method.capitalize()} "{url}": {reason}')
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where the agent is and how to talk to it; empty fields come from the environment."""
+
+    address: str = ""  # host:port, http://, https:// or unix:///path
+    token: str = ""
+    token_file: str = ""
+    ca_file: str = ""
+    ca_path: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    tls_server_name: str = ""
+    datacenter: str = ""
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One whole answer."""
+
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes = field(repr=False)
+
+    def json(self) -> Any:
+        return json.loads(self.body) if self.body else None
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+    @property
+    def index(self) -> int:
+        """`X-Consul-Index`: hand it back as `index` to wait for a change; 0 when absent."""
+        return int(self.headers.get("x-consul-index", "0"))
+
+
+def key_path(*parts: str) -> str:
+    """Path segments quoted for a URL; slashes inside a KV key stay what they are."""
+    return "/".join(quote(part, safe="/") for part in parts)
+
+
+class Client:
+    """Calls to one agent. Safe to share between threads: every call opens its own connection."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        self.settings = settings
+        self._url, self._unix = _parse_address(
+            settings.address or environment("HTTP_ADDR") or DEFAULT_ADDRESS
+        )
+        self._headers = _fixed_headers(settings)
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def get(self, path: str, parameters: Mapping[str, Any] | None = None, **more: Any) -> Response:
+        return self.request("GET", path, parameters, **more)
+
+    def put(self, path: str, parameters: Mapping[str, Any] | None = None, **more: Any) -> Response:
+        return self.request("PUT", path, parameters, **more)
+
+    def delete(
+        self, path: str, parameters: Mapping[str, Any] | None = None, **more: Any
+    ) -> Response:
+        return self.request("DELETE", path, parameters, **more)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        body: bytes | None = None,
+        json_body: Any = None,
+        accept: Sequence[int] = (200,),
+        timeout: float | None = None,
+    ) -> Response:
+        """One request, its whole answer.
+
+        `parameters`: None or False leaves a name out, True gives it no value, a list repeats it.
+        `accept` lists the statuses that are no error. `timeout` in seconds; None waits for ever,
+        as blocking reads need. Raises `ApiError` and `AgentUnreachable`.
+        """
+        if json_body is not None:
+            body = json.dumps(json_body).encode()
+        target = self._target(path, parameters)
+        connection = self._connect(timeout)
+        try:
+            raw = self._send(connection, method, target, body)
+            response = Response(
+                raw.status, {name.lower(): value for name, value in raw.getheaders()}, raw.read()
+            )
+        except (OSError, http.client.HTTPException) as problem:
+            raise self._unreachable(method, target, problem) from problem
+        finally:
+            connection.close()
+        if response.status not in accept:
+            raise ApiError(response.status, response.text.rstrip("\n"))
+        return response
+
+    def stream(
+        self, path: str, parameters: Mapping[str, Any] | None = None, *, chunk_bytes: int = 65536
+    ) -> Iterator[bytes]:
+        """A GET whose answer is given piece by piece, as it comes."""
+        target = self._target(path, parameters)
+        connection = self._connect(None)
+        try:
+            raw = self._send(connection, "GET", target, None)
+            if raw.status != 200:
+                raise ApiError(raw.status, raw.read().decode("utf-8", "replace").rstrip("\n"))
+            while chunk := raw.read1(chunk_bytes):
+                yield chunk
+        except (OSError, http.client.HTTPException) as problem:
+            raise self._unreachable("GET", target, problem) from problem
+        finally:
+            connection.close()
+
+    def _target(self, path: str, parameters: Mapping[str, Any] | None) -> str:
+        pairs = _pairs(parameters or {})
+        if self.settings.datacenter:
+            pairs.append(("dc", self.settings.datacenter))
+        if self.settings.stale:
+            pairs.append(("stale", ""))
+        return f"{path}?{urlencode(pairs)}" if pairs else path
+
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, target: str, body: bytes | None
+    ) -> http.client.HTTPResponse:
+        headers = dict(self._headers)
+        if body is None and method in ("PUT", "POST"):
+            body = b""
+        connection.request(method, target, body=body, headers=headers)
+        return connection.getresponse()
+
+    def _connect(self, timeout: float | None) -> http.client.HTTPConnection:
+        parts = urlsplit(self._url)
+        host, port = parts.hostname or "127.0.0.1", parts.port
+        if self._unix:
+            return _UnixConnection(self._unix, timeout)
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(
+                host, port, timeout=timeout, context=_tls_context(self.settings)
+            )
+        return http.client.HTTPConnection(host, port, timeout=timeout)
+
+    def _unreachable(self, method: str, target: str, problem: Exception) -> AgentUnreachable:
+        parts = urlsplit(self._url)
+        reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+        if isinstance(problem, ConnectionRefusedError):
+            reason = f"dial tcp {parts.netloc}: connect: connection refused"
+        return AgentUnreachable(method, self._url + target, reason)
+
+    # Conveniences for examples and plugins.
+
+    def kv_get(self, key: str) -> bytes | None:
+        """The value of a key, None when there is no such key."""
+        response = self.get(key_path("/v1/kv", key), {"raw": True}, accept=(200, 404))
+        return response.body if response.status == 200 else None
+
+    def kv_put(self, key: str, value: bytes, *, cas: int | None = None, flags: int = 0) -> bool:
+        """Write a key; False when `cas` is no longer its ModifyIndex."""
+        parameters = {"cas": cas, "flags": flags or None}
+        return bool(self.put(key_path("/v1/kv", key), parameters, body=value).json())
+
+    def kv_delete(self, key: str, *, recurse: bool = False) -> bool:
+        return bool(self.delete(key_path("/v1/kv", key), {"recurse": recurse}).json())
+
+    def kv_list(self, prefix: str) -> list[dict[str, Any]]:
+        """Entries below a prefix as the API gives them (Value in base64), sorted by key."""
+        response = self.get(key_path("/v1/kv", prefix), {"recurse": True}, accept=(200, 404))
+        return response.json() or []
+
+
+def _pairs(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for name, value in parameters.items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if item is None or item is False:
+                continue
+            pairs.append((name, "" if item is True else str(item)))
+    return pairs
+
+
+def _parse_address(address: str) -> tuple[str, str]:
+    """`(base url, unix socket path or "")`; raises `ConfigError` for what is no address."""
+    if address.startswith("unix://"):
+        return "http://unix", address.removeprefix("unix://")
+    if "://" not in address:
+        scheme = "https" if environment("HTTP_SSL").lower() in ("1", "true") else "http"
+        address = f"{scheme}://{address}"
+    parts = urlsplit(address)
+    try:
+        port = parts.port
+    except ValueError as problem:
+        raise ConfigError(f"not an address of an agent: {address} ({problem})") from problem
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(
+            f"not an address of an agent: {address} (want host:port, http://, https:// or unix://)"
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 80)}", ""
+
+
+def _fixed_headers(settings: Settings) -> dict[str, str]:
+    headers = {}
+    token_file = settings.token_file or environment("HTTP_TOKEN_FILE")
+    token = settings.token or environment("HTTP_TOKEN")
+    if token_file and not settings.token:
+        try:
+            with open(token_file, encoding="utf-8") as file:
+                token = file.read().strip()
+        except OSError as problem:
+            raise ConfigError(
+                f"cannot read the token file: {problem}", file=token_file
+            ) from problem
+    if token:
+        headers["X-Consul-Token"] = token
+    if credentials := environment("HTTP_AUTH"):
+        headers["Authorization"] = "Basic " + base64.b64encode(credentials.encode()).decode()
+    return headers
+
+
+def _tls_context(settings: Settings) -> Any:
+    import ssl  # only for https: it would be a quarter of the command line's start
+
+    ca_file = settings.ca_file or environment("CACERT") or None
+    ca_path = settings.ca_path or environment("CAPATH") or None
+    try:
+        context = ssl.create_default_context(cafile=ca_file, capath=ca_path)
+        if environment("HTTP_SSL_VERIFY").lower() in ("0", "false"):
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        certificate = settings.client_cert or environment("CLIENT_CERT")
+        if certificate:
+            context.load_cert_chain(
+                certificate, settings.client_key or environment("CLIENT_KEY") or None
+            )
+    except OSError as problem:
+        raise ConfigError(f"TLS files cannot be used: {problem}") from problem
+    return context
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

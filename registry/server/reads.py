@@ -1,0 +1,102 @@
+"""Reads at a chosen consistency, blocking ones included.
+
+A read is a loop of: make sure this server may answer, run the query, and either answer or sleep on
+the query's change topics. Nothing polls: between two rounds the reader is one waiter in the hub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from registry.errors import NoLeader, NotLeader, Unavailable
+from registry.state.base import Query, ReadOptions, ReadResult
+from registry.state.machine import StateMachine
+
+
+class ReadGate(Protocol):
+    """What a read asks of consensus (specs R-34 to R-36)."""
+
+    def try_lease_read(self) -> bool:
+        """Whether the local state may answer a default read right now."""
+        ...
+
+    async def read_barrier(self, consistent: bool) -> None:
+        """Return once it may; raises `NotLeader`."""
+        ...
+
+    def last_contact_ms(self) -> int: ...
+
+    @property
+    def leader_id(self) -> str: ...
+
+
+class Reads:
+    """Answers queries from one state machine, as far as the gate lets it."""
+
+    def __init__(self, machine: StateMachine, gate: ReadGate, *, hold_timeout_s: float) -> None:
+        self._machine = machine
+        self._gate = gate
+        self._hold_timeout_s = hold_timeout_s
+        #: Reads asleep at this moment, for the metrics (`rpc.queries_blocking`).
+        self.blocking = 0
+
+    async def read(self, query: Query, options: ReadOptions) -> ReadResult:
+        """The answer of `query`; sleeps while its index is not above `options.min_index`.
+
+        A blocking read ends by change, by its deadline (with the unchanged answer) or by
+        cancellation. A snapshot restore ends it at once, since indexes start anew then.
+        """
+        if not options.min_index:
+            mode = await self._admit(options)
+            return self._answer(query, mode)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + options.wait_ms / 1000
+        generation = self._machine.generation
+        while True:
+            with self._machine.topics.waiting(query.topics(self._machine.reader)) as waiter:
+                mode = await self._admit(options)
+                result = self._answer(query, mode)
+                left = deadline - loop.time()
+                restored = self._machine.generation != generation
+                if result.index > options.min_index or left <= 0 or restored:
+                    return result
+                self.blocking += 1
+                try:
+                    async with asyncio.timeout(left):
+                        await waiter.event.wait()
+                except TimeoutError:
+                    continue  # one last round gives the unchanged answer
+                finally:
+                    self.blocking -= 1
+
+    def _answer(self, query: Query, mode: str) -> ReadResult:
+        index, value = query.run(self._machine.reader)
+        stale = mode == "stale"
+        return ReadResult(
+            index=index or 1,
+            value=value,
+            known_leader=not stale or bool(self._gate.leader_id),
+            last_contact_ms=self._gate.last_contact_ms() if stale else 0,
+            mode=mode,
+        )
+
+    async def _admit(self, options: ReadOptions) -> str:
+        """Wait until this server may answer; the mode that the answer will have been given in."""
+        if options.mode == "stale":
+            if options.max_stale_ms is None or self._gate.last_contact_ms() <= options.max_stale_ms:
+                return "stale"
+            await self._leader_barrier(consistent=False)
+            return "default"
+        if options.mode == "default" and self._gate.try_lease_read():
+            return "default"
+        await self._leader_barrier(consistent=options.mode == "consistent")
+        return options.mode
+
+    async def _leader_barrier(self, *, consistent: bool) -> None:
+        """Hold the read while there is no leader, up to the hold time, then give up (R-34, R-67)."""
+        try:
+            async with asyncio.timeout(self._hold_timeout_s):
+                await self._gate.read_barrier(consistent)
+        except (TimeoutError, NotLeader, Unavailable) as problem:
+            raise NoLeader from problem

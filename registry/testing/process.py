@@ -1,0 +1,148 @@
+"""Real agents in processes of their own: for tests of crashes, signals, ports and command lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from registry.client import AgentUnreachable, ApiError, Client, Settings
+
+PORT_NAMES = ("http", "dns", "serf_lan", "serf_wan", "server")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that were free a moment ago, all different."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for each in held:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+def wait_until(
+    condition: Callable[[], bool], what: str | Callable[[], str], *, seconds: float = 30.0
+) -> None:
+    """Poll a condition of the outside world, with a deadline; AssertionError names what was missed.
+
+    `what` may be a function, called only for the message.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            missed = what if isinstance(what, str) else what()
+            raise AssertionError(f"not within {seconds:g} s: {missed}")
+        time.sleep(0.02)
+
+
+class AgentProcess:
+    """`registry agent` in a directory of its own, stopped by its own pid.
+
+    `config` is merged over ports on 127.0.0.1; `arguments` come last. The log is in `log_path`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        arguments: Sequence[str] = ("-server", "-bootstrap"),
+        config: dict[str, object] | None = None,
+        name: str = "test-node",
+    ) -> None:
+        self.root = root
+        self.name = name
+        self.ports = dict(zip(PORT_NAMES, free_ports(len(PORT_NAMES)), strict=True))
+        self.data_dir = root / "data"
+        self.config_dir = root / "config.d"
+        self.log_path = root / "agent.log"
+        self.config_dir.mkdir(parents=True, exist_ok=True)
+        settings: dict[str, object] = {
+            "node_name": name,
+            "bind_addr": "127.0.0.1",
+            "data_dir": str(self.data_dir),
+            "ports": self.ports,
+            "performance": {"raft_multiplier": 1},
+        }
+        settings.update(config or {})
+        self.write_config("00-test.json", settings)
+        self._arguments = ["-config-dir", str(self.config_dir), *arguments]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = Client(Settings(address=f"127.0.0.1:{self.ports['http']}"))
+
+    def write_config(self, file_name: str, content: object) -> Path:
+        path = self.config_dir / file_name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    def start(self, *, wait: bool = True) -> AgentProcess:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "registry", "agent", *self._arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.root,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        if wait:
+            wait_until(self.is_ready, lambda: f"a ready agent; log:\n{self.log_tail()}")
+        return self
+
+    def is_ready(self) -> bool:
+        """Whether it answers and knows a leader; fails at once when the process has ended."""
+        if self.process is None or self.process.poll() is not None:
+            raise AssertionError(f"the agent stopped while starting:\n{self.log_tail()}")
+        with suppress(AgentUnreachable, ApiError):
+            return bool(self.client.get("/v1/status/leader", timeout=2).json())
+        return False
+
+    def log_tail(self, characters: int = 3000) -> str:
+        return (
+            self.log_path.read_text(errors="replace")[-characters:]
+            if self.log_path.exists()
+            else ""
+        )
+
+    def kill(self) -> None:
+        """SIGKILL: no time to write anything."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM, then the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(20)
+            raise AssertionError(
+                f"the agent did not stop by {number.name}:\n{self.log_tail()}"
+            ) from None
+
+    def __enter__(self) -> AgentProcess:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
