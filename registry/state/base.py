@@ -19,17 +19,36 @@ _INDEX_PREFIX = STATE + encode_parts("index")
 
 
 class Transaction(Overlay):
-    """The state as one command at `index` sees and changes it, and the topics that it touched."""
+    """The state as the commands of one batch see and change it, one after another, and the topics
+    that they touched.
 
-    __slots__ = ("index", "touched")
+    `begin` opens the next command; `index` and `now_ms` are then its log index and the time that
+    the leader stamped it with, the only clock there is in here. `undo` takes back all that the
+    command did.
+    """
 
-    def __init__(self, below: Reader, index: int) -> None:
+    __slots__ = ("_mark", "index", "now_ms", "touched")
+
+    def __init__(self, below: Reader, index: int = 0, now_ms: int = 0) -> None:
         super().__init__(below)
         self.index = index
-        self.touched: set[Topic] = set()
+        self.now_ms = now_ms
+        #: Topics in the order in which they were touched; they may repeat.
+        self.touched: list[Topic] = []
+        self._mark = 0
+
+    def begin(self, index: int, now_ms: int) -> None:
+        self.settle()
+        self.index = index
+        self.now_ms = now_ms
+        self._mark = len(self.touched)
+
+    def undo(self) -> None:
+        self.rollback(0)
+        del self.touched[self._mark :]
 
     def touch(self, *topics: Topic) -> None:
-        self.touched.update(topics)
+        self.touched.extend(topics)
 
     def raise_index(self, name: str) -> None:
         """Set the named index ("kvs", "nodes", "service.web", …) to this command's index."""
@@ -53,14 +72,17 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults
     """One typed change. `apply` depends on nothing but the transaction (style, section 9).
 
     Subclasses set `tag="family-verb"`; a tag's meaning never changes once released. Whatever the
-    command needs of the clock or of chance (`now_ms`, ids) is a field that the leader fills in
-    `stamped` before proposing. A refusal is a *returned* `Refused`, not an exception, and leaves
-    the transaction unchanged.
+    command needs of chance (ids) is a field that the leader fills in `stamped` before proposing. A
+    refusal is a *returned* `Refused`, not an exception; what the command changed until then is
+    undone by the caller.
     """
 
+    #: The leader's wall clock when it proposed the command, in ms since 1970; 0 = not yet stamped.
+    now_ms: int = 0
+
     def stamped(self, now_ms: int) -> Command:
-        """A copy with the leader's wall-clock time (ms since 1970) and fresh ids filled in."""
-        return self
+        """A copy with the leader's wall-clock time and fresh ids filled in."""
+        return msgspec.structs.replace(self, now_ms=now_ms)
 
     def apply(self, tx: Transaction) -> Any:
         raise NotImplementedError

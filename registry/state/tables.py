@@ -39,7 +39,11 @@ class Table(Generic[T]):
 
     def key(self, *parts: str) -> bytes:
         if self.raw_tail:
-            return self.prefix + encode_parts(*parts[:-1]) + parts[-1].encode("utf-8", "surrogateescape")
+            return (
+                self.prefix
+                + encode_parts(*parts[:-1])
+                + parts[-1].encode("utf-8", "surrogateescape")
+            )
         return self.prefix + encode_parts(*parts)
 
     def get(self, reader: Reader, *parts: str) -> T | None:
@@ -55,7 +59,7 @@ class Table(Generic[T]):
     def scan(
         self, reader: Reader, *parts: str, reverse: bool = False, limit: int | None = None
     ) -> Iterator[T]:
-        """Records whose key begins with these parts (whole parts; the tail of a raw table may be cut)."""
+        """Records whose key begins with these parts: whole ones, but a raw tail may be cut."""
         for _, raw in self.scan_raw(reader, *parts, reverse=reverse, limit=limit):
             yield self._decode(raw)
 

@@ -1,6 +1,6 @@
 """Change topics: what an apply touched, and who waits for it.
 
-A topic is a tuple of strings, the kind first: `("kv", "app/a")`, `("service", "web")`,
+A topic is a tuple, the kind first: `("kv", b"app/a")`, `("service", "web")`,
 `("table", "nodes")`. `apply` collects the topics that it touched and publishes them once per
 committed batch. Waiting is a future in one dictionary entry per topic, so publishing costs
 what was touched plus who is woken, whatever the number of sleepers. A prefix wait (KV trees) is
@@ -13,17 +13,18 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-Topic = tuple[str, ...]
+#: The kind, then what tells topics of a kind apart; keys of the KV store are bytes.
+Topic = tuple[str | bytes, ...]
 
 #: Touched when a snapshot replaced the whole state: wakes everybody.
 ALL: Topic = ("*",)
 
 
-def kv_topic(key: str) -> Topic:
+def kv_topic(key: bytes) -> Topic:
     return ("kv", key)
 
 
-def kv_prefix_topic(prefix: str) -> Topic:
+def kv_prefix_topic(prefix: bytes) -> Topic:
     """Wakes on any key that starts with `prefix`; wait for it, never publish it."""
     return ("kv-prefix", prefix)
 
@@ -34,7 +35,7 @@ def table_topic(table: str) -> Topic:
 
 
 class Waiter:
-    """One sleeper on any number of topics; `event` is set by the first publication of one of them."""
+    """One sleeper on any number of topics; `event` is set when one of them is published."""
 
     __slots__ = ("event", "topics")
 
@@ -62,7 +63,7 @@ class TopicHub:
             self._remove(waiter)
 
     def listen(self, listener: Callable[[frozenset[Topic]], None]) -> None:
-        """Call `listener` with every published set, before waiters run; it must not raise or wait."""
+        """Call `listener` with every published set before waiters run; it may not raise or wait."""
         self._listeners.append(listener)
 
     def publish(self, topics: frozenset[Topic]) -> None:

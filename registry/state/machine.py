@@ -1,0 +1,327 @@
+"""The replicated state machine: committed entries go in, results and touched topics come out.
+
+All replicated data of a node is one range of its ordered store; `StateMachine` is the only writer
+of that range. A committed batch becomes one storage write that holds the changes *and* the index
+up to which the log is now applied, so that a crash at any moment leaves a state that some prefix
+of the log explains, and that says which. Start reading at `StateMachine.apply`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import logging
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, Final, Union
+from zlib import crc32
+
+import msgspec
+
+from registry.errors import Corrupt
+from registry.raft.messages import Entry, EntryKind
+from registry.state.base import Command, Query, Refused, Transaction
+from registry.state.topics import ALL, TopicHub
+from registry.storage.keys import STATE, decode_u64, encode_parts, encode_u64
+from registry.storage.store import Batch, Reader, Snapshot, Store, prefix_stop
+
+logger = logging.getLogger("registry.state")
+
+#: Every family of commands and queries, in no particular order: a module of this package each.
+FAMILIES: Final = (
+    "kv",
+    "sessions",
+    "locks",
+    "txn",
+    "catalog",
+    "health",
+    "prepared",
+    "coordinates",
+    "config_entries",
+)
+
+_APPLIED = STATE + encode_parts("applied")
+_RESTORING = STATE + encode_parts("restoring")
+_STATE_STOP = prefix_stop(STATE) or b""
+
+#: A dump is this, then frames: length and CRC-32 of the payload, payload. A payload is a
+#: MessagePack list of keys and values by turns; the last frame's is instead the SHA-256 of all
+#: before it.
+_DUMP_MAGIC = b"registry-state-1\n"
+_FRAME = struct.Struct(">II")
+_FRAME_BYTES = 256 * 1024  # about one chunk of a snapshot transfer (R-53)
+_FRAME_BYTES_MAX = 64 * 1024 * 1024  # above any frame we write; guards against a mad length
+_RESTORE_BATCH_BYTES = 4 * 1024 * 1024  # bounds memory while a state of any size is loaded
+
+
+def _load_families() -> list[ModuleType]:
+    names = [f"registry.state.{family}" for family in FAMILIES]
+    return [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
+
+
+def _kinds(base: type[Any], modules: Sequence[ModuleType]) -> tuple[type[Any], ...]:
+    """The tagged subclasses of `base` that the modules define, in a fixed order."""
+    return tuple(
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, base) and kind.__module__ == module.__name__
+    )
+
+
+_modules = _load_families()
+
+#: All commands and all queries; what may be in a log entry, and what may be asked.
+COMMANDS: Final = _kinds(Command, _modules)
+QUERIES: Final = _kinds(Query, _modules)
+
+_encoder = msgspec.msgpack.Encoder()
+_command_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Union[COMMANDS])  # noqa: UP007 - built from a tuple
+_query_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Union[QUERIES])  # noqa: UP007 - built from a tuple
+_pairs_decoder = msgspec.msgpack.Decoder(list[bytes])
+
+
+def encode_command(command: Command) -> bytes:
+    return _encoder.encode(command)
+
+
+def decode_command(raw: bytes) -> Command:
+    """Raises `Corrupt` for what is no command of this version; it must not be skipped."""
+    try:
+        command: Command = _command_decoder.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"not a command that this version knows: {error}") from error
+    return command
+
+
+def encode_query(query: Query) -> bytes:
+    return _encoder.encode(query)
+
+
+def decode_query(raw: bytes) -> Query:
+    """Raises `Corrupt` for what is no query of this version."""
+    try:
+        query: Query = _query_decoder.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"not a query that this version knows: {error}") from error
+    return query
+
+
+class StateMachine:
+    """Applies committed entries to the store. Belongs to the thread that writes the store.
+
+    After a crash in the middle of `restore` the state is empty and `applied_index` 0: the snapshot
+    has to be installed again.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.topics = TopicHub()
+        if store.get(_RESTORING) is not None:
+            logger.warning("a snapshot was only half installed when the node stopped; clearing it")
+            self._clear()
+        self._applied_index = _applied_index(store)
+
+    @property
+    def applied_index(self) -> int:
+        """Index of the last entry whose effect is in the store."""
+        return self._applied_index
+
+    @property
+    def reader(self) -> Reader:
+        """The current state, for queries."""
+        return self._store
+
+    def apply(self, entries: Sequence[Entry]) -> list[Any]:
+        """Apply a committed batch, in index order; the results of its commands, None for the rest.
+
+        One storage write for all of it; topics are published once, after the write. Entries that
+        are applied already (the log is read again after a restart) change nothing and give None.
+        Durable when the store's next `sync` returns.
+
+        Raises `Corrupt` for a command that this version does not know and `StorageError` when the
+        store fails; nothing of the batch is then applied, and the node must stop.
+        """
+        tx = Transaction(self._store)
+        last = self._applied_index
+        results: list[Any] = []
+        for entry in entries:
+            if entry.index <= self._applied_index:
+                results.append(None)
+                continue
+            assert entry.index > last, f"entry {entry.index} after {last}"
+            last = entry.index
+            is_command = entry.kind == EntryKind.COMMAND
+            results.append(_apply_command(tx, entry) if is_command else None)
+        if last > self._applied_index:
+            self._write(tx, last)
+        return results
+
+    def _write(self, tx: Transaction, applied_index: int) -> None:
+        batch = tx.batch()
+        batch.put(_APPLIED, encode_u64(applied_index))
+        self._store.write(batch)
+        self._applied_index = applied_index
+        if tx.touched:
+            self.topics.publish(frozenset(tx.touched))
+
+    def dump(self, snapshot: Snapshot) -> Iterator[bytes]:
+        """The whole state as of `snapshot`, in key order, in chunks of about 256 KiB.
+
+        Touches nothing but the snapshot, so it may run in another thread while entries are applied.
+        The same state always gives the same bytes.
+        """
+        digest = hashlib.sha256(_DUMP_MAGIC)
+        yield _DUMP_MAGIC
+        for payload in _payloads(snapshot):
+            frame = _FRAME.pack(len(payload), crc32(payload)) + payload
+            digest.update(frame)
+            yield frame
+        seal = digest.digest()
+        yield _FRAME.pack(len(seal), crc32(seal)) + seal
+
+    def restore(self, chunks: Iterable[bytes], *, applied_index: int | None = None) -> None:
+        """Replace the whole state by a dump; the chunks may be cut anywhere.
+
+        `applied_index` overrides the one in the dump (an operator's restore happens at the index
+        of a new entry). Wakes every waiter. A crash half way leaves an empty state, see the class.
+
+        Raises `Corrupt` when the dump is damaged or incomplete; the state is then empty too.
+        """
+        marker = Batch()
+        marker.put(_RESTORING, b"\x01")
+        self._store.write(marker)
+        self._store.sync()
+        try:
+            self._load(chunks, applied_index)
+        except Exception:
+            self._clear()
+            raise
+        finally:
+            self._applied_index = _applied_index(self._store)
+            self.topics.publish(frozenset({ALL}))
+
+    def _load(self, chunks: Iterable[bytes], applied_index: int | None) -> None:
+        self._store.write(_empty_state())
+        batch, size = Batch(), 0
+        for pairs in _read_dump(chunks):
+            for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+                batch.put(key, value)
+                size += len(key) + len(value)
+            if size >= _RESTORE_BATCH_BYTES:
+                self._store.write(batch)
+                batch, size = Batch(), 0
+        if applied_index is not None:
+            batch.put(_APPLIED, encode_u64(applied_index))
+        batch.delete(_RESTORING)
+        self._store.write(batch)
+
+    def _clear(self) -> None:
+        batch = _empty_state()
+        batch.delete(_RESTORING)
+        self._store.write(batch)
+
+    def checksum(self, reader: Reader) -> str:
+        """SHA-256 of the state as `reader` sees it, equal on replicas that applied the same log."""
+        digest = hashlib.sha256()
+        for key, value in reader.scan(STATE, _STATE_STOP):
+            digest.update(_FRAME.pack(len(key), len(value)))
+            digest.update(key)
+            digest.update(value)
+        return digest.hexdigest()
+
+
+def _applied_index(reader: Reader) -> int:
+    raw = reader.get(_APPLIED)
+    return decode_u64(raw) if raw is not None else 0
+
+
+def _apply_command(tx: Transaction, entry: Entry) -> Any:
+    command = decode_command(entry.data)
+    tx.begin(entry.index, command.now_ms)
+    result = command.apply(tx)
+    if isinstance(result, Refused):
+        tx.undo()
+    return result
+
+
+def _empty_state() -> Batch:
+    """Deletes every state key but the mark of a restore in progress."""
+    batch = Batch()
+    batch.delete_range(STATE, _RESTORING)
+    batch.delete_range(_RESTORING + b"\x00", _STATE_STOP)
+    return batch
+
+
+def _payloads(snapshot: Snapshot) -> Iterator[bytes]:
+    pairs: list[bytes] = []
+    size = 0
+    for key, value in snapshot.scan(STATE, _STATE_STOP):
+        if key == _RESTORING:
+            continue
+        pairs += (key, value)
+        size += len(key) + len(value)
+        if size >= _FRAME_BYTES:
+            yield _encoder.encode(pairs)
+            pairs, size = [], 0
+    if pairs:
+        yield _encoder.encode(pairs)
+
+
+def _read_dump(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The lists of keys and values in a dump, each checked; raises `Corrupt`."""
+    digest = hashlib.sha256(_DUMP_MAGIC)
+    previous: bytes | None = None
+    for frame in _frames(chunks):
+        if previous is not None:
+            digest.update(previous)
+            yield _decode_pairs(previous)
+        previous = frame
+    if previous is None or previous[_FRAME.size :] != digest.digest():
+        raise Corrupt("the state dump is incomplete or damaged")
+
+
+def _decode_pairs(frame: bytes) -> list[bytes]:
+    try:
+        pairs = _pairs_decoder.decode(frame[_FRAME.size :])
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"the state dump holds an unreadable frame: {error}") from error
+    if len(pairs) % 2 or not all(key.startswith(STATE) for key in pairs[::2]):
+        raise Corrupt("the state dump holds keys that are not of the state")
+    return pairs
+
+
+def _frames(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole frames, header and all, out of chunks that are cut anywhere."""
+    rest = bytearray()
+    expected_magic = True
+    for chunk in chunks:
+        rest += chunk
+        if expected_magic:
+            if len(rest) < len(_DUMP_MAGIC):
+                continue
+            if rest[: len(_DUMP_MAGIC)] != _DUMP_MAGIC:
+                raise Corrupt("this is no state dump, or one of another version")
+            del rest[: len(_DUMP_MAGIC)]
+            expected_magic = False
+        while (frame := _next_frame(rest)) is not None:
+            yield frame
+            del rest[: len(frame)]
+    if rest or expected_magic:
+        raise Corrupt("the state dump ends in the middle of a frame")
+
+
+def _next_frame(rest: bytearray) -> bytes | None:
+    if len(rest) < _FRAME.size:
+        return None
+    length, checksum = _FRAME.unpack_from(rest)
+    if length > _FRAME_BYTES_MAX:
+        raise Corrupt(f"the state dump claims a frame of {length} bytes")
+    end = _FRAME.size + length
+    if len(rest) < end:
+        return None
+    if crc32(rest[_FRAME.size : end]) != checksum:
+        raise Corrupt("a frame of the state dump does not have its checksum")
+    return bytes(rest[:end])
