@@ -23,7 +23,7 @@ def encode_part(part: str | bytes) -> bytes:
 
 
 def encode_parts(*parts: str | bytes) -> bytes:
-    """Every part ended by the separator: the prefix of all keys that continue with further parts."""
+    """Every part ended by the separator: the prefix of all keys that continue with more parts."""
     return b"".join(map(encode_part, parts))
 
 

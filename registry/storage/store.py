@@ -12,9 +12,10 @@ from typing import Protocol, runtime_checkable
 
 
 class Batch:
-    """An ordered list of changes that a store makes visible, and durable, all together or not at all.
+    """An ordered list of changes that become visible, and durable, all together or not at all.
 
-    Later operations win over earlier ones on the same key. `delete_range` covers `start <= key < stop`.
+    Later operations win over earlier ones on the same key. `delete_range` covers
+    `start <= key < stop`; a range that is empty or upside down covers nothing.
     """
 
     __slots__ = ("operations",)
@@ -65,7 +66,10 @@ class Reader(Protocol):
 
 
 class Snapshot(Reader, Protocol):
-    """A consistent view of the whole store at one moment; must be closed. Usable from any thread."""
+    """A consistent view of the whole store at one moment; must be closed. Usable from any thread.
+
+    Closing the store closes it too.
+    """
 
     def close(self) -> None: ...
 
@@ -100,6 +104,6 @@ class Store(Reader, Protocol):
 
 
 def prefix_stop(prefix: bytes) -> bytes | None:
-    """The least key above every key that starts with `prefix`; None when there is none (all 0xff)."""
+    """The least key above every key that starts with `prefix`; None if there is none (all 0xff)."""
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else None

@@ -1,0 +1,522 @@
+"""The default engine: RocksDB through rocksdict, one column family, one write-ahead log.
+
+**Writing.** `write` appends to the log without waiting for the disk; `sync` makes everything before
+it durable. rocksdict's `write` keeps the interpreter lock, even through an fsync, while `flush_wal`
+gives it up: so a thread can sync while the event loop goes on writing (design, decision 4).
+
+**Recovery (R-9).** After a power failure the unsynced end of the log may be torn, and must be cut;
+damage before it must be refused, because what was acknowledged is gone. None of RocksDB's recovery
+modes tells the two apart: *point in time* stops at the first bad record and silently drops all
+that follows, *tolerate corrupted tail* refuses a tail with a bad checksum and can skip a hole
+between two logs, *absolute consistency* refuses every tear. The difference can be seen only by
+knowing how far the log was synced, so we keep that number: `sync` notes in the file `SYNCED` the
+sequence number that it made durable. The file is rewritten in place, 12 bytes, and not synced
+itself, so after a power failure it may be some seconds old; an old number lets a tear pass that we
+might have refused, and never refuses a good log. Opening then goes
+
+    absolute consistency ── fine ──────────────────────────────> open
+      └─ bad record ── point in time, read-only ── reaches SYNCED? ── yes: a torn tail, cut ──> open
+                                                     └─ no: Corrupt, nothing was changed
+
+A single-server cluster loses nothing by the cut, as nothing in the tail was acknowledged.
+
+This is the only module that imports rocksdict, which raises bare `Exception` with RocksDB's text;
+all of them become our errors here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    DataBlockIndexType,
+    DbClosedError,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    RdictIter,
+    ReadOptions,
+    WriteBatch,
+)
+
+from registry.errors import Corrupt, DiskFull, Locked, StorageError
+from registry.storage.format import check_format
+from registry.storage.keys import decode_u64, encode_u64
+from registry.storage.store import Batch
+
+logger = logging.getLogger("registry.storage")
+
+MIB = 1024 * 1024
+
+# Memory for blocks read from table files, their indexes and filters: fits the hot part of a
+# registry; colder data come through the kernel's page cache at a few microseconds more.
+_BLOCK_CACHE_BYTES = 64 * MIB
+# A memtable, and so also a log file, before it is written out as a table. Three of them bound the
+# memory for writes to 48 MiB and what a restart has to replay to the same.
+_WRITE_BUFFER_BYTES, _WRITE_BUFFERS = 16 * MIB, 3
+_WAL_BYTES_MAX = 64 * MIB
+_OPEN_FILES_MAX = 256
+# Every read that follows a range deletion in the memtable walks all of its range deletions; after
+# this many the memtable is written out, where they are indexed.
+_RANGE_DELETIONS_MAX = 64
+
+# What a scan of a snapshot takes from the shared cursor at a time, whichever comes first: a run
+# costs one seek (4 µs), and a pair that nobody asks for 0.4 µs.
+_RUN_PAIRS_MAX, _RUN_BYTES_MAX = 128, MIB
+
+_SYNCED_FILE = "SYNCED"
+
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+_LOCKED = ("lock hold by current process", "While lock file")
+_DENIED = ("Permission denied", "Read-only file system", "Operation not permitted")
+_DAMAGED = ("Corruption", "checksum mismatch", "No such file or directory")
+
+
+def translate(error: Exception, directory: Path) -> StorageError:
+    """Our error for one of rocksdict's or the operating system's, naming directory and remedy."""
+    # Whatever else comes out (TypeError for a key that is no bytes) is a bug of the caller.
+    if type(error) is not Exception and not isinstance(error, (OSError, DbClosedError)):
+        raise error
+    text = " ".join(str(error).split())
+    where = f"data directory {directory}"
+    if isinstance(error, DbClosedError):
+        return StorageError(f"{where}: the store is closed")
+    if any(part in text for part in _FULL):
+        return DiskFull(
+            f"{where}: no room left on the device: free some space, then start again ({text})"
+        )
+    if any(part in text for part in _LOCKED):
+        return Locked(
+            f"{where}: in use by another process: stop that one, or choose another directory"
+        )
+    if any(part in text for part in _DENIED):
+        return StorageError(
+            f"{where}: cannot be read and written by this user: change its owner or permissions, "
+            f"or choose another directory ({text})"
+        )
+    if isinstance(error, (FileExistsError, NotADirectoryError)) or "Not a directory" in text:
+        return StorageError(f"{where}: not a directory: choose another one ({text})")
+    if "Too many open files" in text:
+        return StorageError(f"{where}: too many open files: raise the limit (ulimit -n) ({text})")
+    if any(part in text for part in _DAMAGED):
+        return Corrupt(
+            f"{where}: damaged: restore it from a backup, or empty it and rejoin as a new server "
+            f"({text})"
+        )
+    return StorageError(f"{where}: {text}")
+
+
+def _options(recovery: DBRecoveryMode) -> Options:
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(_BLOCK_CACHE_BYTES))
+    # Indexes and filters live in the cache too, or their memory would grow with the data.
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_bloom_filter(10, False)
+    table.set_data_block_index_type(DataBlockIndexType.binary_and_hash())
+    table.set_format_version(5)
+
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_wal_recovery_mode(recovery)
+    options.set_block_based_table_factory(table)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(_WRITE_BUFFERS)
+    options.set_max_total_wal_size(_WAL_BYTES_MAX)
+    options.set_max_manifest_file_size(16 * MIB)
+    options.set_max_open_files(_OPEN_FILES_MAX)
+    options.set_max_background_jobs(2)
+    # Files are deleted in the background instead of in the thread that drops an iterator.
+    options.set_avoid_unnecessary_blocking_io(True)
+    # Opening does not read a block of every table for statistics that nobody looks at.
+    options.set_skip_stats_update_on_db_open(True)
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(MIB)
+    return options
+
+
+class _Synced:
+    """The file that says up to which sequence number the log is known to be durable.
+
+    Eight bytes of number and four of CRC-32, in one sector. It is created with a sync of itself and
+    its directory, so that only damage makes it unreadable.
+    """
+
+    __slots__ = ("_file",)
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / _SYNCED_FILE
+        fresh = not path.exists()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if fresh:
+            self.note(0)
+            os.fsync(self._file)
+            _sync_directory(directory)
+
+    def note(self, sequence: int) -> None:
+        raw = encode_u64(sequence)
+        os.pwrite(self._file, raw + zlib.crc32(raw).to_bytes(4, "big"), 0)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    @staticmethod
+    def read(directory: Path) -> int | None:
+        """The number noted last; None when the file is missing or damaged."""
+        try:
+            raw = (directory / _SYNCED_FILE).read_bytes()
+        except FileNotFoundError:
+            return None
+        number, check = raw[:8], raw[8:]
+        return decode_u64(number) if check == zlib.crc32(number).to_bytes(4, "big") else None
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _prepare(directory: Path, *, read_only: bool) -> None:
+    """Make the directory if need be; the plain refusals, before RocksDB has a part in it."""
+    if read_only:
+        if not (directory / "CURRENT").exists():
+            raise StorageError(f"data directory {directory}: holds no store")
+        return
+    if not directory.is_dir():
+        directory.mkdir(parents=True, mode=0o700)
+        _sync_directory(directory.parent)
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError(13, "Permission denied")
+
+
+def _open_database(directory: Path, *, read_only: bool) -> Rdict:
+    """Open with the recovery that the head of this file describes."""
+    synced = _Synced.read(directory)
+    wanted = AccessType.read_only(False) if read_only else AccessType.read_write()
+
+    def opened(recovery: DBRecoveryMode, access: AccessType) -> Rdict:
+        return Rdict(str(directory), _options(recovery), access_type=access)
+
+    try:
+        database = opened(DBRecoveryMode.absolute_consistency(), wanted)
+    except Exception as error:
+        if not isinstance(translate(error, directory), Corrupt):
+            raise
+        trial = opened(DBRecoveryMode.point_in_time(), AccessType.read_only(False))
+        reached = trial.latest_sequence_number()
+        trial.close()
+        if synced is None or reached < synced:
+            raise
+        logger.warning(
+            "cut off a torn end of the log that was never synced dir=%s sequence=%d",
+            directory,
+            reached,
+        )
+        return opened(DBRecoveryMode.point_in_time(), wanted)
+    # A log file that is missing, or cut exactly between two records, reads as intact.
+    reached = database.latest_sequence_number()
+    if synced is not None and reached < synced:
+        database.close()
+        raise Corrupt(
+            f"data directory {directory}: damaged: the log ends at {reached} but was synced up to "
+            f"{synced}: restore it from a backup, or empty it and rejoin as a new server"
+        )
+    return database
+
+
+class RocksSnapshot:
+    """A consistent view; closing it lets RocksDB forget the versions that only it still sees.
+
+    Snapshots of rocksdict 0.3.29 answer `get` from the moment they were taken, but their iterators
+    show the present. A cursor of the database, however, stays at the moment of its creation,
+    wherever it is moved. So a snapshot here is a pair of both, taken together; scans share the one
+    cursor and take their pairs from it in runs, which lets them interleave, also between threads.
+    """
+
+    __slots__ = ("__weakref__", "_cursor", "_directory", "_lock", "_values")
+
+    def __init__(self, directory: Path, database: Rdict) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._values: Any = database.snapshot()
+        self._cursor: RdictIter | None = database.iter()
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes = self._values[key]
+        except Exception as error:
+            # The wrapper has no `get` on snapshots; a missing key is this one text.
+            if str(error) == "key not found":
+                return None
+            if self._values is None:
+                raise self._closed() from None
+            raise translate(error, self._directory) from error
+        return value
+
+    def scan(
+        self,
+        start: bytes,
+        stop: bytes | None = None,
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        pairs = self._backward(start, stop) if reverse else self._forward(start, stop)
+        return pairs if limit is None else islice(pairs, max(limit, 0))
+
+    def close(self) -> None:
+        with self._lock:
+            self._values = self._cursor = None
+
+    def _forward(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        run = self._run(start, reverse=False)
+        while run:
+            for pair in run:
+                if stop is not None and pair[0] >= stop:
+                    return
+                yield pair
+            run = self._run(run[-1][0] + b"\x00", reverse=False)
+
+    def _backward(self, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        run = self._run(stop, reverse=True)
+        while run:
+            for pair in run:
+                if pair[0] < start:
+                    return
+                yield pair
+            run = self._run(run[-1][0], reverse=True)
+
+    def _run(self, key: bytes | None, *, reverse: bool) -> list[tuple[bytes, bytes]]:
+        """The next pairs from `key` up, or below `key` down (None: from the end); [] at the end."""
+        with self._lock:
+            cursor = self._cursor
+            if cursor is None:
+                raise self._closed()
+            run: list[tuple[bytes, bytes]] = []
+            size = 0
+            try:
+                if key is None:
+                    cursor.seek_to_last()
+                elif reverse:
+                    cursor.seek_for_prev(key)
+                    if cursor.valid() and cursor.key() == key:
+                        cursor.prev()
+                else:
+                    cursor.seek(key)
+                step = cursor.prev if reverse else cursor.next
+                while len(run) < _RUN_PAIRS_MAX and size < _RUN_BYTES_MAX and cursor.valid():
+                    value = cursor.value()
+                    run.append((cursor.key(), value))
+                    size += len(value)
+                    step()
+                cursor.status()
+            except Exception as error:
+                raise translate(error, self._directory) from error
+            return run
+
+    def _closed(self) -> StorageError:
+        return StorageError(f"data directory {self._directory}: the snapshot is closed")
+
+
+class RocksStore:
+    """A store in a directory, made by `RocksStore.open`. Contract: `registry.storage.Store`."""
+
+    __slots__ = (
+        "_database",
+        "_failure",
+        "_range_deletions",
+        "_snapshots",
+        "_sync_lock",
+        "_synced",
+        "directory",
+        "read_only",
+    )
+
+    def __init__(self, directory: Path, database: Rdict, synced: _Synced | None) -> None:
+        self.directory = directory
+        self._database: Any = database  # None once closed
+        self.read_only = synced is None
+        self._synced = synced
+        self._sync_lock = threading.Lock()
+        self._failure: StorageError | None = None
+        self._range_deletions = 0
+        self._snapshots: WeakSet[RocksSnapshot] = WeakSet()
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> RocksStore:
+        """Open the store in the directory `path`, made if need be.
+
+        `read_only` needs no lock and changes nothing: it shows what a stopped, or at this moment a
+        running, agent has written.
+
+        Raises `Locked`, `Corrupt`, `DiskFull`, `NewerFormat`, or `StorageError` when the directory
+        cannot be used at all.
+        """
+        try:
+            _prepare(path, read_only=read_only)
+            database = _open_database(path, read_only=read_only)
+            synced = None if read_only else _Synced(path)
+        except StorageError:
+            raise
+        except Exception as error:
+            raise translate(error, path) from error
+        store = cls(path, database, synced)
+        try:
+            check_format(store, path, stamp=not read_only)
+        except StorageError:
+            store.close()
+            raise
+        return store
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._database.get(key)
+        except Exception as error:
+            raise self._translated(error) from error
+        return value
+
+    def scan(
+        self,
+        start: bytes,
+        stop: bytes | None = None,
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """As `Reader.scan`. An iterator that is kept keeps the directory locked after `close`."""
+        if limit is not None and limit <= 0:
+            return
+        try:
+            cursor = self._cursor(start, stop, reverse=reverse)
+            # The cursor's own methods in a plain loop: 0.4 µs a pair. rocksdict's `items` would
+            # take 0.3 µs, but ends without a word at a damaged block.
+            valid, key, value = cursor.valid, cursor.key, cursor.value
+            step = cursor.prev if reverse else cursor.next
+            left = -1 if limit is None else limit
+            while valid():
+                found = key()
+                if reverse and found < start:
+                    return
+                yield found, value()
+                left -= 1
+                if not left:
+                    return
+                step()
+            cursor.status()
+        except Exception as error:
+            raise self._translated(error) from error
+
+    def _cursor(self, start: bytes, stop: bytes | None, *, reverse: bool) -> RdictIter:
+        # With an upper bound a scan does not walk over what was deleted behind its range. There is
+        # no lower bound: rocksdict 0.3.29 takes `set_iterate_lower_bound` for the upper one.
+        bounds = ReadOptions()
+        if stop is not None:
+            bounds.set_iterate_upper_bound(stop)
+        cursor: RdictIter = self._open().iter(bounds)
+        if not reverse:
+            cursor.seek(start)
+        elif stop is None:
+            cursor.seek_to_last()
+        else:
+            cursor.seek_for_prev(stop)  # the upper bound keeps `stop` itself out
+        return cursor
+
+    def write(self, batch: Batch) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self.read_only:
+            raise StorageError(f"data directory {self.directory}: opened for reading only")
+        writes = WriteBatch(raw_mode=True)
+        put, delete = writes.put, writes.delete
+        for kind, key, value in batch.operations:
+            if kind == Batch.PUT:
+                put(key, value)
+            elif kind == Batch.DELETE:
+                delete(key)
+            elif key < value:
+                writes.delete_range(key, value)
+                self._range_deletions += 1
+        try:
+            self._open().write(writes)
+            if self._range_deletions >= _RANGE_DELETIONS_MAX:
+                self._range_deletions = 0
+                self._database.flush(wait=False)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def sync(self) -> None:
+        # The lock lets `close` wait for a sync in another thread; there is no other contention.
+        with self._sync_lock:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                database = self._open()
+                if self._synced is None:
+                    return
+                sequence = database.latest_sequence_number()
+                database.flush_wal(True)
+                self._synced.note(sequence)
+            except Exception as error:
+                raise self._failed(error) from error
+
+    def snapshot(self) -> RocksSnapshot:
+        try:
+            snapshot = RocksSnapshot(self.directory, self._open())
+        except Exception as error:
+            raise self._translated(error) from error
+        self._snapshots.add(snapshot)
+        return snapshot
+
+    def close(self) -> None:
+        with self._sync_lock:
+            if self._database is None:
+                return
+            database: Rdict = self._database
+            # An open snapshot would keep the database, and its lock on the directory, alive.
+            for snapshot in list(self._snapshots):
+                snapshot.close()
+            self._database = None
+            if self._synced is not None:
+                self._synced.close()
+            try:
+                database.close()
+            except Exception as error:
+                # A log that could not be written before cannot be flushed now either; whoever
+                # wrote it was told then.
+                level = logging.DEBUG if self._failure is not None else logging.WARNING
+                logger.log(
+                    level, "closing the store failed dir=%s reason=%s", self.directory, error
+                )
+
+    def _failed(self, error: Exception) -> StorageError:
+        """Remember a failed write or sync: what follows it would be a log with a hole (R-8)."""
+        self._failure = self._translated(error)
+        return self._failure
+
+    def _open(self) -> Any:
+        if self._database is None:
+            raise StorageError(f"data directory {self.directory}: the store is closed")
+        return self._database
+
+    def _translated(self, error: Exception) -> StorageError:
+        if self._database is None:
+            return StorageError(f"data directory {self.directory}: the store is closed")
+        return error if isinstance(error, StorageError) else translate(error, self.directory)
