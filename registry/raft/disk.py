@@ -210,8 +210,10 @@ class DiskLog:
             batch.put(_HARD_STATE, _frame(msgspec.msgpack.encode(hard_state)))
         if entries:
             self._check_appendable(entries)
-            if entries[0].index <= self.last_index():
-                batch.delete_range(_key(entries[0].index), _key(self.last_index() + 1))
+            # One by one: conflicts are short, and an engine may make reads pay for each range
+            # deletion that it has not merged yet.
+            for index in range(entries[0].index, self.last_index() + 1):
+                batch.delete(_key(index))
             for entry in entries:
                 batch.put(_key(entry.index), _encode_entry(entry))
         self._store.write(batch)
