@@ -244,6 +244,21 @@ def held_keys(reader: Reader, session: str) -> list[bytes]:
     return [key for key, _ in _scan(reader, table, b"")]
 
 
+def free_key(tx: Transaction, key: bytes) -> None:
+    """Take the holder off the entry; value, flags and lock index stay."""
+    entry = get_entry(tx, key)
+    if entry is not None:
+        put_entry(
+            tx,
+            key,
+            entry,
+            value=entry.value,
+            flags=entry.flags,
+            lock_index=entry.lock_index,
+            session="",
+        )
+
+
 def delay_lock(tx: Transaction, key: bytes, until_ms: int) -> None:
     """Let nobody acquire the key before `until_ms`."""
     tx.put(_DELAYS + key, encode_u64(until_ms))

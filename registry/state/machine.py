@@ -119,6 +119,8 @@ class StateMachine:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.topics = TopicHub()
+        #: How often the whole state was replaced; indexes of before mean nothing after.
+        self.generation = 0
         if store.get(_RESTORING) is not None:
             logger.warning("a snapshot was only half installed when the node stopped; clearing it")
             self._clear()
@@ -201,6 +203,7 @@ class StateMachine:
             raise
         finally:
             self._applied_index = _applied_index(self._store)
+            self.generation += 1
             self.topics.publish(frozenset({ALL}))
 
     def _load(self, chunks: Iterable[bytes], applied_index: int | None) -> None:
