@@ -7,9 +7,10 @@ are executed here or forwarded to a server.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from registry.agent.metrics import Metrics
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class AgentFacade:
     leave: Callable[[], Awaitable[None]]
     #: Rtt sort key for `near=`: node name -> {segment: coordinate}; filled by the state queries.
     extras: dict[str, Any]
+    metrics: Metrics = field(default_factory=Metrics)
 
     async def write(self, command: Command) -> Any:
         return await self.backend.write(command)

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from registry.agent.facade import AgentFacade
 from registry.errors import RegistryError
 from registry.state.base import ReadResult
+
+if TYPE_CHECKING:
+    from registry.http.caching import AnswerCache, CachedAnswer
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
@@ -28,9 +31,7 @@ encode_json = msgspec.json.Encoder().encode
 class HttpError(RegistryError):
     """Answer with this status and this text, and nothing else."""
 
-    def __init__(
-        self, status: int, text: str, headers: tuple[tuple[str, str], ...] = ()
-    ) -> None:
+    def __init__(self, status: int, text: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         self.status, self.text, self.headers = status, text, headers
         super().__init__(text)
 
@@ -69,6 +70,10 @@ class ApiRequest:
     headers: Mapping[str, str]  # names in lower case
     read_body: Callable[[int | None], Awaitable[bytes]]  # argument: limit in bytes (413 beyond)
     client: tuple[str, int] = ("", 0)
+    pattern: str = ""  # the pattern of the route that matched
+    #: The agent's cache of answers, and what this request's `?cached` found in it.
+    cache: AnswerCache | None = None
+    cached: CachedAnswer | None = None
 
     async def body(self, limit: int | None = None) -> bytes:
         """The whole body; HttpError 413 when over `limit` bytes."""
@@ -98,7 +103,7 @@ def json_response(value: Any, meta: ReadResult | None = None, status: int = 200)
 
 
 def text_response(text: str, status: int = 200) -> ApiResponse:
-    return ApiResponse(status, text.encode(), TEXT_TYPE)
+    return ApiResponse(status, text.encode("utf-8", "surrogateescape"), TEXT_TYPE)
 
 
 def empty_response(status: int = 200, meta: ReadResult | None = None) -> ApiResponse:
@@ -152,4 +157,4 @@ class Routes:
 
 def decode_path(raw: bytes) -> str:
     """A request path as text; bytes that are no UTF-8 are kept by surrogates and stored as they came."""
-    return unquote(raw.decode("latin-1"), "utf-8", "surrogateescape")
+    return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")

@@ -1,0 +1,200 @@
+"""What the agent measures about itself: gauges, counters and timers in intervals of 10 seconds.
+
+Intervals are kept for a minute (surface 7). Names are given without the prefix; `Metrics` puts
+`consul.` before them, and the host name before gauges unless that is turned off. A `Timer` is
+looked up once and then costs a few additions for each value, so the hottest paths can afford it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+INTERVAL_S = 10
+INTERVALS_KEPT = 6
+
+#: Name and labels of one series.
+Series = tuple[str, tuple[tuple[str, str], ...]]
+
+
+@dataclass(slots=True)
+class Aggregate:
+    """Count, sum, extremes and spread of the values of one series in one interval."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+        self.squares += value * value
+        if value < self.lowest:
+            self.lowest = value
+        if value > self.highest:
+            self.highest = value
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count if self.count else 0.0
+
+    @property
+    def deviation(self) -> float:
+        """The sample's standard deviation; 0 for less than two values."""
+        if self.count < 2:
+            return 0.0
+        spread = self.count * self.squares - self.total * self.total
+        return math.sqrt(max(0.0, spread) / (self.count * (self.count - 1)))
+
+
+@dataclass(slots=True)
+class Interval:
+    """What was measured in one interval."""
+
+    start_s: int
+    gauges: dict[Series, float] = field(default_factory=dict)
+    counters: dict[Series, Aggregate] = field(default_factory=dict)
+    samples: dict[Series, Aggregate] = field(default_factory=dict)
+
+
+class Timer:
+    """One series of samples in milliseconds."""
+
+    __slots__ = ("_aggregate", "_interval", "_metrics", "_series")
+
+    def __init__(self, metrics: Metrics, series: Series) -> None:
+        self._metrics, self._series = metrics, series
+        self._interval: Interval | None = None
+        self._aggregate = Aggregate()
+
+    def add(self, milliseconds: float) -> None:
+        interval = self._metrics.current()
+        if interval is not self._interval:
+            self._interval = interval
+            self._aggregate = interval.samples.setdefault(self._series, Aggregate())
+        self._aggregate.add(milliseconds)
+
+
+class Metrics:
+    """All series of one agent. Not for several threads: it belongs to the event loop.
+
+    `clock` gives seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        *,
+        prefix: str = "consul",
+        host: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._prefix, self._host, self._clock = prefix, host, clock
+        self._intervals: deque[Interval] = deque(maxlen=INTERVALS_KEPT)
+        self._next_s = 0.0
+        #: Called before a reading, to set the gauges that are only looked up then.
+        self.collectors: list[Callable[[Metrics], None]] = []
+        self.totals: dict[Series, Aggregate] = {}
+
+    def current(self) -> Interval:
+        """The interval that the clock is in."""
+        now = self._clock()
+        if now >= self._next_s or now < self._next_s - 2 * INTERVAL_S:
+            self._open(int(now) // INTERVAL_S * INTERVAL_S)
+        return self._intervals[-1]
+
+    def _open(self, start_s: int) -> None:
+        if self._intervals:
+            self._fold(self._intervals[-1])
+        self._intervals.append(Interval(start_s))
+        self._next_s = start_s + INTERVAL_S
+
+    def _fold(self, interval: Interval) -> None:
+        """Add a closed interval to what Prometheus is told, which counts since the start."""
+        for table in (interval.counters, interval.samples):
+            for series, aggregate in table.items():
+                total = self.totals.setdefault(series, Aggregate())
+                total.count += aggregate.count
+                total.total += aggregate.total
+                total.squares += aggregate.squares
+                total.lowest = min(total.lowest, aggregate.lowest)
+                total.highest = max(total.highest, aggregate.highest)
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        host = f"{self._host}." if self._host else ""
+        self.current().gauges[self._series(host + name, labels)] = value
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        series = self._series(name, labels)
+        self.current().counters.setdefault(series, Aggregate()).add(amount)
+
+    def timer(self, name: str, **labels: str) -> Timer:
+        """The handle for one series of milliseconds; keep it where it is used often."""
+        return Timer(self, self._series(name, labels))
+
+    @contextmanager
+    def measure(self, name: str, **labels: str) -> Iterator[None]:
+        """Time a block, also when it raises."""
+        started = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self.timer(name, **labels).add((time.perf_counter_ns() - started) / 1_000_000)
+
+    def _series(self, name: str, labels: dict[str, str]) -> Series:
+        return f"{self._prefix}.{name}" if self._prefix else name, tuple(sorted(labels.items()))
+
+    def collect(self) -> None:
+        for collector in self.collectors:
+            collector(self)
+
+    def latest(self) -> Interval:
+        """The last closed interval, or the open one when there is no other yet."""
+        self.collect()
+        current = self.current()
+        return self._intervals[-2] if len(self._intervals) > 1 else current
+
+    def summary(self) -> dict[str, Any]:
+        """The body of `/v1/agent/metrics`."""
+        interval = self.latest()
+        gauges = interval.gauges or self.current().gauges
+        return {
+            "Timestamp": _stamp(interval.start_s),
+            "Gauges": [
+                {"Name": name, "Value": value, "Labels": dict(labels)}
+                for (name, labels), value in sorted(gauges.items())
+            ],
+            "Points": [],
+            "Counters": [_row(item) for item in sorted(interval.counters.items(), key=_by_series)],
+            "Samples": [_row(item) for item in sorted(interval.samples.items(), key=_by_series)],
+        }
+
+
+def _by_series(item: tuple[Series, Aggregate]) -> Series:
+    return item[0]
+
+
+def _row(item: tuple[Series, Aggregate]) -> dict[str, Any]:
+    (name, labels), aggregate = item
+    return {
+        "Name": name,
+        "Count": aggregate.count,
+        "Rate": aggregate.total / INTERVAL_S,
+        "Sum": aggregate.total,
+        "Min": aggregate.lowest,
+        "Max": aggregate.highest,
+        "Mean": aggregate.mean,
+        "Stddev": aggregate.deviation,
+        "Labels": dict(labels),
+    }
+
+
+def _stamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")

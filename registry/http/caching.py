@@ -1,0 +1,104 @@
+"""`?cached`: what a cached read says of itself, and how fresh it is.
+
+On a server the state that a read asks is in this process, so a cached read asks it again, which
+costs what looking into a cache would: a cached answer is never older than an uncached one. What is
+kept is which questions were asked with `?cached` before: the first one is a MISS, later ones are
+HITs whose `Age` is 0, as it is for an entry that a background refresh keeps up to date.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from registry.agent.facade import AgentFacade, Backend
+from registry.state.base import Command, Query, ReadOptions, ReadResult
+
+if TYPE_CHECKING:
+    from registry.http.api import ApiRequest
+    from registry.http.params import CacheControl
+
+#: Questions remembered, the least recently asked one is dropped. A question is about 200 bytes.
+ENTRIES_MAX = 4096
+
+#: A question that was not asked for so long starts anew, seconds.
+ENTRY_TTL_S = 72 * 3600
+
+#: Patterns of the endpoints that heed `?cached`, and how their argument must end.
+CACHEABLE = {
+    "/v1/catalog/datacenters": "",
+    "/v1/catalog/services": "",
+    "/v1/catalog/service/": "",
+    "/v1/health/service/": "",
+    "/v1/query/": "/execute",
+}
+
+
+class CachedAnswer:
+    """What one request's `?cached` found."""
+
+    __slots__ = ("age_s", "hit")
+
+    def __init__(self) -> None:
+        self.hit = False
+        self.age_s = 0
+
+    def headers(self) -> list[tuple[str, str]]:
+        if not self.hit:
+            return [("X-Cache", "MISS")]
+        return [("X-Cache", "HIT"), ("Age", str(self.age_s))]
+
+
+class AnswerCache:
+    """Which questions this agent was asked with `?cached`, by the request that they came as."""
+
+    def __init__(self) -> None:
+        self._asked: OrderedDict[object, float] = OrderedDict()
+
+    def attach(self, request: ApiRequest, control: CacheControl) -> None:
+        """Have the reads of this request go through the cache, where its endpoint allows that."""
+        ending = CACHEABLE.get(request.pattern)
+        if ending is None or not request.argument.endswith(ending):
+            return
+        request.cached = CachedAnswer()
+        backend = _CachingBackend(request.agent.backend, self, request.cached, control)
+        request.agent = _with_backend(request.agent, backend)
+
+    def seen(self, question: object) -> bool:
+        """Whether `question` was asked before, and remember that it is asked now."""
+        now = time.monotonic()
+        before = self._asked.pop(question, None)
+        self._asked[question] = now
+        if len(self._asked) > ENTRIES_MAX:
+            self._asked.popitem(last=False)
+        return before is not None and now - before < ENTRY_TTL_S
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+
+def _with_backend(agent: AgentFacade, backend: Backend) -> AgentFacade:
+    return replace(agent, backend=backend)
+
+
+class _CachingBackend:
+    """The agent's backend as one cached request sees it."""
+
+    def __init__(
+        self, below: Backend, cache: AnswerCache, answer: CachedAnswer, control: CacheControl
+    ) -> None:
+        self._below, self._cache, self._answer, self._control = below, cache, answer, control
+
+    async def read(self, query: Query, options: ReadOptions) -> ReadResult:
+        result = await self._below.read(query, options)
+        known = self._cache.seen((type(query), repr(query)))
+        self._answer.hit = known and not self._control.must_revalidate
+        return result
+
+    async def write(self, command: Command) -> Any:
+        return await self._below.write(command)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._below, name)

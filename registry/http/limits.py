@@ -1,0 +1,62 @@
+"""How much one client may take: connections and time.
+
+A client over its connection limit is told so, with the limit and its count, instead of being reset
+(a departure from Consul on purpose); only far beyond the limit are connections dropped unheard, so
+that telling can not be made an attack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: What is refused with a text at once, beyond the limit; the connections above are dropped.
+REFUSED_AT_ONCE_MAX = 64
+
+RETRY_AFTER_S = 1
+
+
+@dataclass(slots=True)
+class Deadlines:
+    """Seconds that a client may take; a connection past its deadline is closed."""
+
+    head_s: float = 10.0  # from the first byte of a request to the end of its headers
+    body_s: float = 30.0  # between two pieces of a body
+    idle_s: float = 120.0  # between two requests; longer than clients keep a connection in a pool
+
+
+class ConnectionLimit:
+    """Connections by client address, over HTTP and HTTPS together; unix sockets are not counted."""
+
+    def __init__(self, maximum: int) -> None:
+        self.maximum = maximum  # 0 or less: no limit; may be changed while serving
+        self._counts: dict[str, int] = {}
+
+    def enter(self, address: str) -> int:
+        """Count a connection: 0 when it may stay, else how many this client has with it."""
+        if not address:
+            return 0
+        count = self._counts.get(address, 0) + 1
+        self._counts[address] = count
+        return count if 0 < self.maximum < count else 0
+
+    def leave(self, address: str) -> None:
+        if not address:
+            return
+        count = self._counts[address] - 1
+        if count:
+            self._counts[address] = count
+        else:
+            del self._counts[address]
+
+    def refuse_silently_over(self) -> int:
+        return self.maximum + REFUSED_AT_ONCE_MAX
+
+    def connections(self, address: str) -> int:
+        return self._counts.get(address, 0)
+
+
+def too_many_connections(maximum: int, count: int) -> tuple[int, bytes, bytes]:
+    """Status, text and headers for a client that has `count` connections."""
+    text = f"Too many connections from this address: {count} open, the limit is {maximum} (limits.http_max_conns_per_client)"
+    headers = f"Retry-After: {RETRY_AFTER_S}\r\n"
+    return 429, text.encode(), headers.encode()

@@ -1,0 +1,272 @@
+"""What requests say beside their path: query parameters, consistency, waiting, bodies.
+
+The texts of refusals are those that clients know (surface 1.1).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from registry.agent.durations import parse_duration
+from registry.http.api import ApiRequest, ApiResponse, HttpError, Parameters, json_response
+from registry.state.base import Query, ReadOptions, ReadResult
+
+U64_MAX = (1 << 64) - 1
+
+#: The wait is stretched by a random part of up to this fraction, so that readers woken by the same
+#: change, or started together, do not come back together.
+JITTER_FRACTION = 16
+
+NO_NAMESPACES = "Namespaces are a Consul Enterprise feature"
+NO_PATH = "No path to datacenter"
+
+CONSISTENCY_NAMES = {"default": "leader", "stale": "stale", "consistent": "consistent"}
+
+_BAD_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2})")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+NO_PARAMETERS = Parameters([])
+
+
+def parse_query(raw: bytes) -> Parameters:
+    """The query string, decoded. Raises `ValueError` on a `%` without two hexadecimal digits."""
+    if not raw:
+        return NO_PARAMETERS
+    if b"%" in raw and _BAD_ESCAPE.search(raw):
+        raise ValueError("invalid URL escape in the query string")
+    pairs = []
+    for part in raw.replace(b";", b"&").split(b"&"):
+        if part:
+            name, _, value = part.partition(b"=")
+            pairs.append((_plain(name), _plain(value)))
+    return Parameters(pairs)
+
+
+def _plain(raw: bytes) -> str:
+    if b"+" in raw:
+        raw = raw.replace(b"+", b" ")
+    if b"%" in raw:
+        raw = unquote_to_bytes(raw)
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def parse_uint(text: str) -> int:
+    """An unsigned 64-bit number in decimal. Raises `ValueError` with the text that clients know."""
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+    number = int(text) if len(text) < 40 else U64_MAX + 1
+    if number > U64_MAX:
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": value out of range')
+    return number
+
+
+def token(request: ApiRequest) -> str:
+    """The request's ACL token: `?token=`, `X-Consul-Token`, `Authorization: Bearer`, then the agent's."""
+    if found := request.query.get("token"):
+        return found
+    if found := request.headers.get("x-consul-token", ""):
+        return found
+    words = request.headers.get("authorization", "").split()
+    if len(words) > 1 and words[0].lower() == "bearer":
+        return words[1]
+    return request.agent.config.acl.tokens.default
+
+
+def refuse_namespace(request: ApiRequest) -> None:
+    """HttpError 400 when the request names a namespace."""
+    if request.headers.get("x-consul-namespace"):
+        raise HttpError(400, f'Bad request: Invalid header: "X-Consul-Namespace" - {NO_NAMESPACES}')
+    if request.query.get("ns"):
+        raise HttpError(400, f'Bad request: Invalid query parameter: "ns" - {NO_NAMESPACES}')
+
+
+def datacenter(request: ApiRequest) -> str:
+    """The datacenter asked for, by default our own. HttpError 500 when nobody knows the way there."""
+    asked = request.query.get("dc") or request.agent.datacenter
+    if asked.lower() != request.agent.datacenter.lower():
+        raise HttpError(500, NO_PATH)
+    return request.agent.datacenter
+
+
+def read_options(request: ApiRequest) -> ReadOptions:
+    """How the request wants to be answered. Raises `HttpError` where it contradicts itself."""
+    query = request.query
+    if query is NO_PARAMETERS and "cache-control" not in request.headers:
+        # The usual request; the rest would find nothing either.
+        return _usual_options(request)
+    mode, max_stale_ns = _consistency(request)
+    cache_control = CacheControl.read(request.headers.get("cache-control", ""))
+    min_index, wait_ms = wait_of(request)
+    home = datacenter(request)
+    if (
+        "cached" in query
+        and request.agent.config.http_config.use_cache
+        and request.cache is not None
+    ):
+        request.cache.attach(request, cache_control)
+    return ReadOptions(
+        datacenter=home,
+        mode=mode,
+        max_stale_ms=max_stale_ns // 1_000_000 if mode == "stale" and max_stale_ns > 0 else None,
+        min_index=min_index,
+        wait_ms=wait_ms if min_index else 0,
+    )
+
+
+def _usual_options(request: ApiRequest) -> ReadOptions:
+    if request.agent.config.discovery_max_stale_ns > 0 and _discovers(request.path):
+        return ReadOptions(
+            datacenter=request.agent.datacenter,
+            mode="stale",
+            max_stale_ms=request.agent.config.discovery_max_stale_ns // 1_000_000,
+        )
+    return ReadOptions(datacenter=request.agent.datacenter)
+
+
+def _discovers(path: str) -> bool:
+    return path.startswith(("/v1/catalog", "/v1/health"))
+
+
+def _consistency(request: ApiRequest) -> tuple[str, int]:
+    """Mode and the oldest answer allowed, ns; 0 = any age."""
+    query, config = request.query, request.agent.config
+    stale, consistent, max_stale_ns = "stale" in query, "consistent" in query, 0
+    cached = "cached" in query and config.http_config.use_cache
+    if text := query.get("max_stale"):
+        try:
+            max_stale_ns = parse_duration(text)
+        except ValueError:
+            raise HttpError(400, f'Invalid max_stale value "{text}"') from None
+        stale = stale or max_stale_ns > 0
+    chosen = stale or consistent or cached or "leader" in query
+    if not chosen and config.discovery_max_stale_ns > 0 and _discovers(request.path):
+        stale, max_stale_ns = True, config.discovery_max_stale_ns
+    if stale and consistent:
+        raise _conflict("stale")
+    if consistent and cached:
+        raise _conflict("cached")
+    return ("consistent" if consistent else "stale" if stale else "default"), max_stale_ns
+
+
+def _conflict(mode: str) -> HttpError:
+    return HttpError(400, f"Cannot specify ?{mode} with ?consistent, conflicting semantics.")
+
+
+def wait_of(request: ApiRequest) -> tuple[int, int]:
+    """`?index=` (0: do not block) and how long to wait, ms: defaulted, capped and stretched."""
+    config, wait_ns, min_index = request.agent.config, 0, 0
+    if text := request.query.get("wait"):
+        try:
+            wait_ns = parse_duration(text)
+        except ValueError:
+            raise HttpError(400, "Invalid wait time") from None
+    if text := request.query.get("index"):
+        try:
+            min_index = parse_uint(text)
+        except ValueError:
+            raise HttpError(400, "Invalid index") from None
+    if wait_ns <= 0:
+        wait_ns = config.default_query_time_ns
+    wait_ns = min(wait_ns, config.max_query_time_ns)
+    return min_index, jittered_ms(wait_ns)
+
+
+def jittered_ms(wait_ns: int) -> int:
+    """A wait in ms, never shorter than asked, with the random extra."""
+    return math.ceil((wait_ns + random.uniform(0, wait_ns / JITTER_FRACTION)) / 1_000_000)
+
+
+class CacheControl(msgspec.Struct, frozen=True):
+    """The directives of `Cache-Control` that a cached read heeds. Times in seconds."""
+
+    max_age_s: int | None = None
+    must_revalidate: bool = False
+    stale_if_error_s: int = 0
+
+    @staticmethod
+    def read(header: str) -> CacheControl:
+        """Raises `HttpError` 400 on a number that is none."""
+        max_age, revalidate, stale_if_error = None, False, 0
+        for directive in header.lower().split(",") if header else ():
+            name, _, value = directive.strip().partition("=")
+            if name == "must-revalidate":
+                revalidate = True
+            elif name == "max-age":
+                max_age = _seconds(value)
+                revalidate = revalidate or max_age == 0
+            elif name == "stale-if-error":
+                stale_if_error = _seconds(value)
+        return CacheControl(max_age, revalidate, stale_if_error)
+
+
+def _seconds(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise HttpError(400, "Invalid Cache-Control header.")
+    return int(text)
+
+
+def read_response(request: ApiRequest, query: Query, meta: ReadResult, value: Any) -> ApiResponse:
+    """JSON of `value` with all that the headers say about how it was read."""
+    response = json_response(value, meta)
+    response.headers.extend(read_headers(request, query, meta))
+    return response
+
+
+def read_headers(request: ApiRequest, query: Query, meta: ReadResult) -> list[tuple[str, str]]:
+    """The headers of a read beyond the index: effective consistency, `X-Cache`, `Age`."""
+    headers = []
+    if query.tells_consistency:
+        headers.append(("X-Consul-Effective-Consistency", CONSISTENCY_NAMES[meta.mode]))
+    if request.cached is not None:
+        headers.extend(request.cached.headers())
+    return headers
+
+
+def decode_json(request: ApiRequest, body: bytes) -> Any:
+    """The JSON value at the head of `body`; None when there is nothing. Text after it is ignored.
+
+    Raises `HttpError` 400 on anything else.
+    """
+    if not body or body.isspace():
+        return None
+    try:
+        return msgspec.json.decode(body)
+    except RecursionError:
+        raise HttpError(400, "Request decode failed: nested too deeply") from None
+    except msgspec.DecodeError:
+        return _decode_leniently(body)
+
+
+def _decode_leniently(body: bytes) -> Any:
+    """What the strict decoder refuses and clients may still send: text after the value, bytes that
+    are no UTF-8 and halves of surrogate pairs (both become U+FFFD)."""
+    try:
+        text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
+        value, _ = _LENIENT.raw_decode(text)
+    except (ValueError, RecursionError) as problem:
+        raise HttpError(400, f"Request decode failed: {problem}") from None
+    return _without_surrogates(value) if b"\\u" in body else value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"invalid character '{name[0]}' looking for beginning of value")
+
+
+_LENIENT = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATES.sub("�", value)
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,78 @@
+"""An API server on a free port over a facade of parts that a test chooses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from registry.agent.config import AgentConfig
+from registry.agent.facade import AgentFacade, Backend, Member
+from registry.errors import NotFound, Unavailable
+from registry.http.limits import Deadlines
+from registry.http.server import HttpServer, Listen
+from registry.testing.consensus import InstantBackend
+
+NODE_ID = "11111111-2222-3333-4444-555555555555"
+
+
+class OneMember:
+    """A gossip pool of this node alone."""
+
+    def __init__(self, name: str = "node1") -> None:
+        self._member = Member(name=name, address="127.0.0.1", port=8301, tags={"role": "consul"})
+
+    def members(self, *, wan: bool = False) -> list[Member]:
+        return [self._member]
+
+    def local_member(self) -> Member:
+        return self._member
+
+    async def join(self, address: str, *, wan: bool = False) -> int:
+        raise Unavailable(f"Failed to join {address}: connection refused")
+
+    async def force_leave(self, node: str, *, prune: bool = False) -> None:
+        raise NotFound(f"No node found with name '{node}'")
+
+
+async def _nothing() -> Any:
+    """A reload or leave that does nothing."""
+
+
+def make_facade(
+    *,
+    backend: Backend | None = None,
+    config: AgentConfig | None = None,
+    local: Any = None,
+    plugins: Any = None,
+    **more: Any,
+) -> AgentFacade:
+    """A facade of an agent "node1" in dc1; what is not given is the simplest there is."""
+    return AgentFacade(
+        config=config or AgentConfig(node_name="node1"),
+        node_name="node1",
+        node_id=NODE_ID,
+        datacenter="dc1",
+        backend=backend or InstantBackend(),
+        local=local,
+        membership=more.pop("membership", None) or OneMember(),
+        plugins=cast("Any", plugins),
+        reload=more.pop("reload", _nothing),
+        leave=more.pop("leave", _nothing),
+        extras=more.pop("extras", {}),
+        **more,
+    )
+
+
+@asynccontextmanager
+async def serving(
+    facade: AgentFacade, *, deadlines: Deadlines | None = None, short_way: bool = True
+) -> AsyncIterator[HttpServer]:
+    """The API on 127.0.0.1 at `server.port`, until the block ends."""
+    listeners = [Listen("127.0.0.1", 0)]
+    server = HttpServer(facade, listeners=listeners, deadlines=deadlines, short_way=short_way)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
