@@ -1,0 +1,169 @@
+"""What a command is, and what it is run with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from registry.client import Client, Settings
+from registry.goflags import Flag, ParsedFlags, boolean, help_text
+
+PROGRAM = "registry"
+
+CLIENT_FLAGS = (
+    Flag(
+        "http-addr",
+        "Address of the agent: host:port, http://, https:// or unix:///path. Also from "
+        "REGISTRY_HTTP_ADDR or CONSUL_HTTP_ADDR. Default: http://127.0.0.1:8500",
+        default="",
+        metavar="address",
+    ),
+    Flag(
+        "token",
+        "ACL token of the request. Also from REGISTRY_HTTP_TOKEN or CONSUL_HTTP_TOKEN.",
+        default="",
+    ),
+    Flag("token-file", "File that holds the token.", default="", metavar="path"),
+    Flag("ca-file", "Certificate authority to trust for https.", default="", metavar="path"),
+    Flag("ca-path", "Directory of certificate authorities.", default="", metavar="path"),
+    Flag("client-cert", "Certificate of this client.", default="", metavar="path"),
+    Flag("client-key", "Key of this client's certificate.", default="", metavar="path"),
+    Flag("tls-server-name", "Name to expect in the agent's certificate.", default=""),
+)
+
+SERVER_FLAGS = (
+    Flag("datacenter", "Datacenter to ask; default: the agent's own.", default=""),
+    Flag(
+        "stale",
+        "Let any server answer, even one that has lost its leader; the answer may be old.",
+        boolean,
+        default=False,
+    ),
+)
+
+NAMESPACE_FLAG = Flag("namespace", "Accepted for compatibility; has no effect.", default="")
+
+
+class CommandError(Exception):
+    """Print this on standard error and end with this status."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        self.text, self.status = text, status
+        super().__init__(text)
+
+
+class UsageError(CommandError):
+    """As `CommandError`, with the command's help after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of the table. `http` is "client", "server" (both sets of flags) or ""."""
+
+    name: str
+    arguments: str  # as in the usage line
+    about: str  # first line: the summary
+    run: Callable[[Invocation], int | None]
+    flags: Sequence[Flag] = ()
+    http: str = "server"
+    #: The command reads its own flags: `run` gets them all as arguments.
+    raw: bool = False
+
+    @property
+    def all_flags(self) -> tuple[Flag, ...]:
+        more: tuple[Flag, ...] = ()
+        if self.http:
+            more += CLIENT_FLAGS
+        if self.http == "server":
+            more += (*SERVER_FLAGS, NAMESPACE_FLAG)
+        return (*self.flags, *more)
+
+    def help(self) -> str:
+        usage = f"{PROGRAM} {self.name} [options] {self.arguments}".rstrip()
+        groups = [("Command Options", self.flags)] if self.flags else []
+        if self.http:
+            groups.append(("HTTP API Options", CLIENT_FLAGS))
+        if self.http == "server":
+            groups.append(("Server Options", SERVER_FLAGS))
+        return help_text(usage, groups, self.about)
+
+
+@dataclass
+class Invocation:
+    """One run of a command: its flags and arguments, and the agent to talk to."""
+
+    command: Command
+    flags: ParsedFlags
+    arguments: list[str] = field(default_factory=list)
+
+    def __getitem__(self, flag: str) -> Any:
+        return self.flags[flag]
+
+    @cached_property
+    def client(self) -> Client:
+        server = self.command.http == "server"
+        return Client(
+            Settings(
+                address=self["http-addr"],
+                token=self["token"],
+                token_file=self["token-file"],
+                ca_file=self["ca-file"],
+                ca_path=self["ca-path"],
+                client_cert=self["client-cert"],
+                client_key=self["client-key"],
+                tls_server_name=self["tls-server-name"],
+                datacenter=self["datacenter"] if server else "",
+                stale=self["stale"] if server else False,
+            )
+        )
+
+
+def say(text: str) -> None:
+    print(text)
+
+
+def say_bytes(data: bytes) -> None:
+    """A value as it is, which need not be text, and a line end."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def warn(text: str) -> None:
+    """One message on standard error, red on a terminal."""
+    if sys.stderr.isatty():
+        text = f"\033[31m{text}\033[0m"
+    print(text, file=sys.stderr)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns parted by two spaces, as wide as their widest cell; no blanks at line ends."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def read_data(argument: str) -> bytes:
+    """The bytes that a DATA argument stands for: @file, - for standard input, or its own text.
+
+    Raises `CommandError` when the file cannot be read.
+    """
+    if argument.startswith("@"):
+        return read_file(argument[1:])
+    if argument == "-":
+        return sys.stdin.buffer.read()
+    return argument.encode("utf-8", "surrogateescape")
+
+
+def read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as problem:
+        reason = (problem.strerror or str(problem)).lower()
+        raise CommandError(f"Error! Failed to read file: open {path}: {reason}") from problem

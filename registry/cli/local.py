@@ -1,0 +1,83 @@
+"""Commands that need no agent: keygen, validate, version."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+
+from registry import COMPATIBLE_VERSION, __version__
+from registry.cli.command import Command, CommandError, Invocation, say
+from registry.goflags import Flag, boolean
+
+GOSSIP_KEY_BYTES = 32
+PROTOCOL_DEFAULT, PROTOCOL_MIN, PROTOCOL_MAX = 2, 2, 3
+
+
+def keygen(call: Invocation) -> int:
+    say(base64.b64encode(secrets.token_bytes(GOSSIP_KEY_BYTES)).decode())
+    return 0
+
+
+def validate(call: Invocation) -> int:
+    from pathlib import Path
+
+    from registry.agent.validate import validate_paths
+    from registry.errors import ConfigError
+
+    if not call.arguments:
+        raise CommandError("Must specify at least one config file or directory")
+    try:
+        validate_paths([Path(path) for path in call.arguments], call["config-format"])
+    except ConfigError as problem:
+        raise CommandError(f"Config validation failed: {problem}") from problem
+    if not call["quiet"]:
+        say("Configuration is valid!")
+    return 0
+
+
+def version(call: Invocation) -> int:
+    if call["format"] == "json":
+        rpc = {"Default": PROTOCOL_DEFAULT, "Min": PROTOCOL_MIN, "Max": PROTOCOL_MAX}
+        facts = {
+            "Version": COMPATIBLE_VERSION,
+            "Revision": f"registry-{__version__}",
+            "Prerelease": "",
+            "RPC": rpc,
+        }
+        say(json.dumps(facts, indent=4))
+        return 0
+    if call["format"] != "pretty":
+        raise CommandError(f"Unknown format: {call['format']} (pretty or json)")
+    # The first line is what scripts take the API level from.
+    say(f"Consul v{COMPATIBLE_VERSION}")
+    say(f"registry {__version__}")
+    say(
+        f"Protocol {PROTOCOL_DEFAULT} spoken by default, "
+        f"understands {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+    )
+    return 0
+
+
+COMMANDS = {
+    "keygen": Command("keygen", "", "Prints a new key for gossip encryption.", keygen, (), ""),
+    "validate": Command(
+        "validate",
+        "FILE_OR_DIRECTORY...",
+        "Checks configuration files and directories as the agent would at its start.",
+        validate,
+        (
+            Flag("config-format", "Read every file as hcl or json.", default=""),
+            Flag("quiet", "Say nothing when all is well.", boolean, False),
+        ),
+        "",
+    ),
+    "version": Command(
+        "version",
+        "",
+        "Shows the level of the API and the version of this program.",
+        version,
+        (Flag("format", "pretty or json; default pretty.", default="pretty"),),
+        "",
+    ),
+}

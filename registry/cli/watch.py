@@ -1,0 +1,119 @@
+"""`watch`: print a view once, or run a program on each change of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from typing import Any
+
+from registry.cli.command import Command, CommandError, Invocation, UsageError, say, warn
+from registry.client import Response
+from registry.errors import RegistryError
+from registry.goflags import Flag, boolean
+from registry.watch_views import TYPES, WatchError, encode, endpoint, new_events, view
+
+#: After the n-th failure in a row: 5 s times n squared, at most three minutes.
+RETRY_SECONDS, RETRY_SECONDS_MAX = 5.0, 180.0
+
+
+def watch(call: Invocation) -> int:
+    kind = call["type"]
+    if not kind:
+        raise UsageError("Watch type must be specified")
+    given = {
+        name: call[name] for name in ("key", "prefix", "service", "state", "name", "passingonly")
+    }
+    given["tag"] = call["tag"]
+    try:
+        path, parameters = endpoint(kind, given)
+    except WatchError as problem:
+        raise CommandError(str(problem)) from problem
+    try:
+        if not call.arguments:
+            return _print_once(call, kind, path, parameters)
+        return _run_on_change(call, kind, path, parameters)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _ask(call: Invocation, path: str, parameters: dict[str, Any], index: int) -> Response:
+    return call.client.get(path, {**parameters, "index": index or None}, accept=(200, 404))
+
+
+def _data(kind: str, answer: Response, seen_index: int) -> Any:
+    found = answer.json() if answer.status == 200 else None
+    if kind == "event" and seen_index:
+        found = new_events(found or [], seen_index)
+    return view(kind, found)
+
+
+def _print_once(call: Invocation, kind: str, path: str, parameters: dict[str, Any]) -> int:
+    try:
+        answer = _ask(call, path, parameters, 0)
+    except RegistryError as problem:
+        raise CommandError(f"Error querying registry agent: {problem}") from problem
+    say(encode(_data(kind, answer, 0), indent=4))
+    return 0
+
+
+def _run_on_change(call: Invocation, kind: str, path: str, parameters: dict[str, Any]) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    index, failures, last = 0, 0, None
+    while True:
+        try:
+            answer = _ask(call, path, parameters, index)
+        except RegistryError as problem:
+            failures += 1
+            pause = min(RETRY_SECONDS * failures**2, RETRY_SECONDS_MAX)
+            warn(f"Watch errored, retrying in {pause:.0f} s: {problem}")
+            time.sleep(pause)
+            continue
+        failures = 0
+        data = _data(kind, answer, index)
+        # An index that went back means that the state was replaced: start anew.
+        index = 0 if answer.index < index and kind != "event" else answer.index
+        text = encode(data)
+        changed = bool(data) or last is None if kind == "event" else text != last
+        if changed:
+            _run_child(call, text, answer.index)
+        last = text
+
+
+def _run_child(call: Invocation, text: str, index: int) -> None:
+    words = call.arguments
+    if call["shell"]:
+        words = [os.environ.get("SHELL", "/bin/sh"), "-c", " ".join(words)]
+    environment = {**os.environ, "CONSUL_INDEX": str(index), "REGISTRY_INDEX": str(index)}
+    try:
+        done = subprocess.run(words, input=f"{text}\n".encode(), env=environment, check=False)
+    except OSError as problem:
+        raise CommandError(f"Error executing handler: {problem}") from problem
+    if done.returncode:
+        warn(f"The handler ended with status {done.returncode}.")
+
+
+COMMANDS = {
+    "watch": Command(
+        "watch",
+        "[child...]",
+        "Prints a view of the registry once, or runs a program at first and on each change, with\n"
+        "the view as JSON on its standard input and the index in CONSUL_INDEX and "
+        "REGISTRY_INDEX.\n\n"
+        "  registry watch -type=key -key=app/port\n"
+        "  registry watch -type=service -service=web ./reload-proxy",
+        watch,
+        (
+            Flag("type", f"What to watch: {', '.join(TYPES[:-1])}.", default=""),
+            Flag("key", "Key, for type key.", default=""),
+            Flag("prefix", "Prefix, for type keyprefix.", default=""),
+            Flag("service", "Service, for types service and checks.", default=""),
+            Flag("tag", "Tag, for type service; repeatable.", repeat=True),
+            Flag("passingonly", "Only passing instances, for type service.", boolean, False),
+            Flag("state", "State, for type checks; default any.", default=""),
+            Flag("name", "Event name, for type event.", default=""),
+            Flag("shell", "Run the program through a shell; default true.", boolean, True),
+        ),
+    ),
+}
