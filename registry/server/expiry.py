@@ -28,7 +28,9 @@ RETRY_SECONDS = 1.0
 class SessionTimers:
     """Deadlines of sessions with a TTL, on the loop's monotonic clock."""
 
-    def __init__(self, destroy: Callable[[str], Awaitable[None]], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, destroy: Callable[[str], Awaitable[None]], clock: Callable[[], float]
+    ) -> None:
         self._destroy = destroy
         self._clock = clock
         self._deadlines: dict[str, float] = {}

@@ -1,45 +1,121 @@
 """A leader's work: begun after a barrier, ended before the loss of leadership is told (R-68).
 
-All effects go through proposals of the term in which the work began, so a deposed leader's work
-fails instead of doing harm.
+All effects are proposals of a leader: a deposed one's fail instead of doing harm. The work is one
+task group that is cancelled whole when leadership ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from contextlib import suppress
 from typing import Any, Protocol
 
 from registry.errors import RegistryError
 from registry.raft.ready import RaftRole, RoleChange
 from registry.server.expiry import SessionTimers
-from registry.server.reconcile import reconcile_self
-from registry.state.base import Command
+from registry.server.reconcile import LocalServerFacts, registration_of_server
+from registry.state.base import Command, Refused
+from registry.state.kv import KvReap, next_reap_ms
 from registry.state.machine import StateMachine
+from registry.state.sessions import (
+    Session,
+    SessionCreate,
+    SessionDestroy,
+    SessionRenew,
+    SessionsWithTtl,
+)
 
 logger = logging.getLogger("registry.server.leader")
 
-#: Pause before leadership work that failed at its start is tried again.
+#: Pause before leadership work that failed is begun again.
 RETRY_SECONDS = 1.0
 
+#: Tombstones are looked at this often; the field's granularity of their 15 minutes.
+REAP_INTERVAL_SECONDS = 30.0
 
-@dataclass(frozen=True, slots=True)
-class LocalServerFacts:
-    """Who this server is, as the catalog shows it."""
-
-    node_id: str
-    node_name: str
-    address: str  # ip without port
-    datacenter: str
-    server_port: int
-    tagged_addresses: Mapping[str, str] = field(default_factory=dict)
-    node_meta: Mapping[str, str] = field(default_factory=dict)
+NANOSECONDS = 1_000_000_000
 
 
-class Writer(Protocol):
-    """What the duties need of the server: proposals and the barrier."""
+class Proposer(Protocol):
+    """What the duties need of the server: proposals that fail when it does not lead."""
 
-    async def write(self, command: Command) -> Any: ...
+    async def propose(self, command: Command) -> Any: ...
     async def barrier(self) -> None: ...
+
+
+class LeaderDuties:
+    """Runs while this server leads; `role_changed` is the driver's callback."""
+
+    def __init__(self, facts: LocalServerFacts, machine: StateMachine, proposer: Proposer) -> None:
+        self._facts = facts
+        self._machine = machine
+        self._proposer = proposer
+        self._leading = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.timers = SessionTimers(self._end_session, time.monotonic)
+
+    def role_changed(self, change: RoleChange) -> None:
+        """Begin or end the work; called before anybody else hears of the change."""
+        if change.role is RaftRole.LEADER:
+            logger.info("cluster leadership acquired: term=%d", change.term)
+            self._idle.clear()
+            self._leading.set()
+        elif self._leading.is_set():
+            logger.warning("cluster leadership lost: term=%d reason=%s", change.term, change.reason)
+            self._leading.clear()
+            self._idle.set()
+        if change.leader_id:
+            logger.info("New leader elected: payload=%s term=%d", change.leader_id, change.term)
+
+    def observe(self, command: Command, result: Any) -> None:
+        """Keep the timers in step with a session command that was applied."""
+        if isinstance(command, SessionCreate | SessionRenew):
+            if isinstance(result, Session) and result.ttl_ns:
+                self.timers.renew(result.id, result.ttl_ns / NANOSECONDS)
+        elif isinstance(command, SessionDestroy):
+            self.timers.forget(command.id)
+
+    async def run(self) -> None:
+        """Work whenever this server leads, until cancelled."""
+        while True:
+            await self._leading.wait()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    leading = group.create_task(self._lead())
+                    await self._idle.wait()
+                    leading.cancel()
+            except* RegistryError as problems:
+                problem = problems.exceptions[0]
+                logger.warning("leader work failed, beginning again: error=%s", problem)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SECONDS):
+                        await self._idle.wait()
+
+    async def _lead(self) -> None:
+        await self._proposer.barrier()
+        _, sessions = SessionsWithTtl().run(self._machine.reader)
+        self.timers.reset({session.id: session.ttl_ns / NANOSECONDS for session in sessions})
+        refused = await self._proposer.propose(registration_of_server(self._facts))
+        if isinstance(refused, Refused):
+            logger.error("could not register this server: reason=%s", refused.reason)
+        else:
+            logger.info("member joined, marking health alive: member=%s", self._facts.node_name)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.timers.run())
+            group.create_task(self._reap())
+
+    async def _end_session(self, session_id: str) -> None:
+        await self._proposer.propose(SessionDestroy(id=session_id, reason="ttl"))
+
+    async def _reap(self) -> None:
+        """Forget tombstones and lock delays once they are due; asleep while there are none."""
+        while True:
+            due_ms = next_reap_ms(self._machine.reader)
+            now_ms = time.time_ns() // 1_000_000
+            if due_ms is not None and due_ms <= now_ms:
+                await self._proposer.propose(KvReap())
+                continue
+            await asyncio.sleep(REAP_INTERVAL_SECONDS)

@@ -94,7 +94,7 @@ class Reads:
         return options.mode
 
     async def _leader_barrier(self, *, consistent: bool) -> None:
-        """Hold the read while there is no leader, up to the hold time, then give up (R-34, R-67)."""
+        """Hold the read while there is no leader, up to the hold time (R-34, R-67)."""
         try:
             async with asyncio.timeout(self._hold_timeout_s):
                 await self._gate.read_barrier(consistent)

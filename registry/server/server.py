@@ -16,8 +16,9 @@ from typing import Any
 from registry.errors import NoLeader, NotLeader
 from registry.raft.driver import RaftDriver
 from registry.raft.messages import Role
-from registry.server.leader import LeaderDuties, LocalServerFacts
+from registry.server.leader import LeaderDuties
 from registry.server.reads import Reads
+from registry.server.reconcile import LocalServerFacts
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.machine import StateMachine, encode_command
 
@@ -36,9 +37,7 @@ class ServerSettings:
 class Server:
     """Implements `registry.agent.facade.Backend`. `run` owns everything it started."""
 
-    def __init__(
-        self, settings: ServerSettings, machine: StateMachine, driver: RaftDriver
-    ) -> None:
+    def __init__(self, settings: ServerSettings, machine: StateMachine, driver: RaftDriver) -> None:
         self.settings = settings
         self.machine = machine
         self.driver = driver
@@ -58,7 +57,7 @@ class Server:
         Only what was refused before it was appended is tried again; an unknown outcome is told.
         """
         try:
-            return await self._propose(command)
+            return await self.propose(command)
         except NotLeader:
             pass
         try:
@@ -66,13 +65,14 @@ class Server:
                 while True:
                     await self.driver.wait_for_leader()
                     try:
-                        return await self._propose(command)
+                        return await self.propose(command)
                     except NotLeader:
                         continue
         except TimeoutError as problem:
             raise NoLeader from problem
 
-    async def _propose(self, command: Command) -> Any:
+    async def propose(self, command: Command) -> Any:
+        """Propose once, as the leader; raises `NotLeader` elsewhere."""
         stamped = command.stamped(time.time_ns() // 1_000_000)
         result = await self.driver.propose(encode_command(stamped))
         self.duties.observe(stamped, result)
