@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from registry.agent.durations import HOUR, format_duration, parse_duration
-from registry.http import bodies, errors, params
+from registry.http import errors, params
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -16,8 +16,11 @@ from registry.http.api import (
     index_headers,
     json_response,
 )
-from registry.state.base import Query, ReadOptions, ReadResult, Refused
+from registry.http.reads import ask, wanted_name
+from registry.http.shapes import anything, fields, many, read_fields, struct, text, texts, unsigned
+from registry.state.base import Query, Refused
 from registry.state.sessions import (
+    DELETE,
     RELEASE,
     ServiceCheck,
     Session,
@@ -41,26 +44,25 @@ _SECONDS_BELOW: Final = 1000
 _INT64_HALF: Final = 1 << 63
 
 
-class _ServiceCheck(msgspec.Struct):
-    ID: str = ""
-    Namespace: str = ""
-
-
-class _CreateBody(msgspec.Struct):
-    """What a client may ask for. Fields left out, and null where it is no value, mean the default;
-    `ID` and the indexes have to have the right type, and are not used."""
-
-    ID: str = ""
-    Name: str = ""
-    Node: str | msgspec.UnsetType = msgspec.UNSET
-    LockDelay: Any = msgspec.UNSET
-    Behavior: str = RELEASE
-    TTL: str = ""
-    NodeChecks: list[str] | None = msgspec.field(default_factory=lambda: [DEFAULT_CHECK])
-    ServiceChecks: list[_ServiceCheck] | None = None
-    Checks: list[str] | None = None
-    CreateIndex: int = 0
-    ModifyIndex: int = 0
+_CREATE_FIELDS: Final = fields(
+    id=text,  # the client's wish is not heeded
+    name=text,
+    node=text,
+    lock_delay=anything,
+    behavior=text,
+    ttl=text,
+    node_checks=texts,
+    service_checks=many(
+        struct(
+            lambda id="", namespace="": ServiceCheck(id, namespace),
+            fields(id=text, namespace=text),
+            lenient=True,
+        )
+    ),
+    checks=texts,
+    create_index=unsigned,
+    modify_index=unsigned,
+)
 
 
 def session_json(session: Session) -> dict[str, Any]:
@@ -91,51 +93,50 @@ def _service_checks_json(checks: tuple[ServiceCheck, ...] | None) -> list[dict[s
 @routes.put("/v1/session/create")
 async def create(request: ApiRequest) -> ApiResponse:
     """A new session's id; without a body a session of this agent's node, all by default."""
-    value = params.decode_json(request, await request.body(None))
+    value = params.decode_json(request, await request.body())
+    given = {} if value is None else value
     try:
-        body = bodies.read({} if value is None else value, _CreateBody)
-        lock_delay_ns = _lock_delay_ns(body.LockDelay)
+        command = _create_command(
+            request, read_fields(given, _CREATE_FIELDS, "Session", lenient=True)
+        )
     except ValueError as problem:
         raise HttpError(400, f"Request decode failed: {problem}") from None
+    if _is_null(given, "nodechecks"):
+        command = msgspec.structs.replace(command, node_checks=None)
     params.datacenter(request)
-    command = _create_command(request, body, lock_delay_ns)
+    command = _with_ttl(request, command)
     session: Session = errors.check(await request.agent.write(command))
     return json_response({"ID": session.id})
 
 
-def _create_command(request: ApiRequest, body: _CreateBody, lock_delay_ns: int) -> SessionCreate:
-    node = request.agent.node_name if isinstance(body.Node, msgspec.UnsetType) else body.Node
-    if not node:
-        raise HttpError(500, "Must provide Node")
-    behavior = body.Behavior or RELEASE
-    if behavior not in ("release", "delete"):
-        raise HttpError(500, f"Invalid Behavior setting '{behavior}'")
-    # An empty list in the older spelling drops the default check of the newer one.
-    node_checks = [] if body.Checks == [] else body.NodeChecks
+def _create_command(request: ApiRequest, given: dict[str, Any]) -> SessionCreate:
+    """Raises `ValueError`."""
+    checks = given.get("checks")
+    node_checks = given.get("node_checks", (DEFAULT_CHECK,))
+    service_checks = given.get("service_checks")
     return SessionCreate(
-        name=body.Name,
-        node=node,
-        lock_delay_ns=lock_delay_ns,
-        behavior=behavior,
-        ttl=body.TTL,
-        ttl_ns=_ttl_ns(request, body.TTL),
-        node_checks=None if node_checks is None else tuple(node_checks),
-        service_checks=_service_checks(body.ServiceChecks),
-        checks=tuple(body.Checks) if body.Checks else None,
+        name=given.get("name", ""),
+        node=given.get("node", request.agent.node_name),
+        lock_delay_ns=_lock_delay_ns(given),
+        behavior=given.get("behavior") or RELEASE,
+        ttl=given.get("ttl", ""),
+        # An empty list in the older spelling drops the default check of the newer one.
+        node_checks=() if checks == () else node_checks,
+        service_checks=None if service_checks is None else tuple(service_checks),
+        checks=checks or None,
     )
 
 
-def _service_checks(checks: list[_ServiceCheck] | None) -> tuple[ServiceCheck, ...] | None:
-    if checks is None:
-        return None
-    return tuple(ServiceCheck(check.ID, check.Namespace) for check in checks)
+def _is_null(given: dict[str, Any], name: str) -> bool:
+    """Whether a client said null where that is not the same as saying nothing."""
+    return any(key.lower() == name and value is None for key, value in given.items())
 
 
-def _lock_delay_ns(value: Any) -> int:
-    """ "10s", a number of nanoseconds, or a small number of seconds. Raises `ValueError`."""
-    if value is msgspec.UNSET:
+def _lock_delay_ns(given: dict[str, Any]) -> int:
+    """Out of a text, a number of nanoseconds, or a small number of seconds. Raises `ValueError`."""
+    if "lock_delay" not in given:
         return DEFAULT_LOCK_DELAY_NS
-    delay = 0
+    value, delay = given["lock_delay"], 0
     if isinstance(value, str):
         delay = parse_duration(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -144,6 +145,15 @@ def _lock_delay_ns(value: Any) -> int:
         delay *= 1_000_000_000
     # A signed 64-bit number, as the API shows it; one below zero counts as no delay.
     return (delay + _INT64_HALF) % (2 * _INT64_HALF) - _INT64_HALF
+
+
+def _with_ttl(request: ApiRequest, command: SessionCreate) -> SessionCreate:
+    """The command with its TTL read, once it is seen to be fit."""
+    if not command.node:
+        raise HttpError(500, "Must provide Node")
+    if command.behavior not in (RELEASE, DELETE):
+        raise HttpError(500, f"Invalid Behavior setting '{command.behavior}'")
+    return msgspec.structs.replace(command, ttl_ns=_ttl_ns(request, command.ttl))
 
 
 def _ttl_ns(request: ApiRequest, ttl: str) -> int:
@@ -165,7 +175,7 @@ def _ttl_ns(request: ApiRequest, ttl: str) -> int:
 
 @routes.put("/v1/session/destroy/")
 async def destroy(request: ApiRequest) -> ApiResponse:
-    session_id = _required(request, "Missing session")
+    session_id = wanted_name(request, "Missing session")
     params.datacenter(request)
     errors.check(await request.agent.write(SessionDestroy(id=session_id)))
     return json_response(True)
@@ -174,7 +184,7 @@ async def destroy(request: ApiRequest) -> ApiResponse:
 @routes.put("/v1/session/renew/")
 async def renew(request: ApiRequest) -> ApiResponse:
     """The session in a list; 404 when there is none."""
-    session_id = _required(request, "Missing session")
+    session_id = wanted_name(request, "Missing session")
     params.datacenter(request)
     session: Session | None = errors.check(await request.agent.write(SessionRenew(id=session_id)))
     if session is None:
@@ -184,43 +194,23 @@ async def renew(request: ApiRequest) -> ApiResponse:
 
 @routes.get("/v1/session/info/")
 async def info(request: ApiRequest) -> ApiResponse:
-    options = _read_options(request)
-    session_id = _required(request, "Missing session")
-    return await _sessions(request, SessionInfo(id=session_id), options)
+    session_id = wanted_name(request, "Missing session")
+    return await _sessions(request, SessionInfo(id=session_id))
 
 
 @routes.get("/v1/session/node/")
 async def of_node(request: ApiRequest) -> ApiResponse:
-    options = _read_options(request)
-    node = _required(request, "Missing node name")
-    return await _sessions(request, SessionsOfNode(node=node), options)
+    node = wanted_name(request, "Missing node name")
+    return await _sessions(request, SessionsOfNode(node=node))
 
 
 @routes.get("/v1/session/list")
 async def list_all(request: ApiRequest) -> ApiResponse:
-    return await _sessions(request, SessionList(), _read_options(request))
+    return await _sessions(request, SessionList())
 
 
-def _required(request: ApiRequest, complaint: str) -> str:
-    if not request.argument:
-        raise HttpError(400, complaint)
-    return request.argument
-
-
-def _read_options(request: ApiRequest) -> ReadOptions:
-    """As `params.read_options`; what a server would refuse is answered with the index headers."""
-    try:
-        return params.read_options(request)
-    except HttpError as problem:
-        if problem.status != 500:
-            raise
-        nothing_read = ReadResult(index=0, value=None, known_leader=False)
-        headers = tuple(index_headers(nothing_read))
-        raise HttpError(problem.status, problem.text, headers) from None
-
-
-async def _sessions(request: ApiRequest, query: Query, options: ReadOptions) -> ApiResponse:
-    meta = await request.agent.read(query, options)
+async def _sessions(request: ApiRequest, query: Query) -> ApiResponse:
+    meta = await ask(request, query)
     if isinstance(meta.value, Refused):
         raise HttpError(500, meta.value.reason, tuple(index_headers(meta)))
     return json_response([session_json(session) for session in meta.value], meta)

@@ -1,0 +1,226 @@
+"""`/v1/txn`: several operations, all or nothing (surface 1.3)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from registry.http import params
+from registry.http.api import (
+    ApiRequest,
+    ApiResponse,
+    HttpError,
+    Routes,
+    index_headers,
+    json_response,
+)
+from registry.http.kv import body_within, entry_json
+from registry.http.shapes import (
+    BodyError,
+    Field,
+    Fields,
+    Reader,
+    check_view,
+    fields,
+    node_view,
+    read_check,
+    read_fields,
+    read_node,
+    read_service,
+    service_view,
+    text,
+    unsigned,
+)
+from registry.state.base import ReadResult
+from registry.state.catalog_records import Check, Node, Service
+from registry.state.txn import (
+    CheckOperation,
+    KvOperation,
+    KvResult,
+    NodeOperation,
+    Operation,
+    ServiceOperation,
+    Txn,
+    TxnOutcome,
+    TxnRead,
+    is_write,
+)
+
+routes = Routes()
+
+OPERATIONS_MAX: Final = 64
+
+_LENGTH_LIMIT_HELP = "https://www.consul.io/docs/agent/options.html#txn_max_req_len"
+
+
+@routes.put("/v1/txn")
+async def run(request: ApiRequest) -> ApiResponse:
+    """Carry out the operations in the body; 409 with the errors when one of them fails."""
+    operations = _operations(request, await _decoded(request))
+    if any(map(is_write, operations)):
+        params.datacenter(request)
+        outcome: TxnOutcome = await request.agent.write(Txn(operations=operations))
+        return json_response(_outcome_json(outcome), status=_status(outcome))
+    options = params.read_options(request)
+    meta = await request.agent.read(TxnRead(operations=operations), options)
+    response = json_response(_read_json(meta), status=_status(meta.value))
+    # A transaction does not block, so there is no index to go on with.
+    response.headers = index_headers(meta)[1:]
+    return response
+
+
+def _status(outcome: TxnOutcome) -> int:
+    return 409 if outcome.errors else 200
+
+
+# Reading the body
+
+
+async def _decoded(request: ApiRequest) -> list[Any]:
+    """The list in the body. HttpError 413 when there is too much of it, 400 when it is none."""
+    limits = request.agent.config.limits
+    limit = max(limits.txn_max_req_len, limits.kv_max_value_size)
+    body = await body_within(request, limit, _LENGTH_LIMIT_HELP)
+    if not body.strip():
+        raise _unreadable("EOF")
+    try:
+        value = params.decode_json(request, body)
+    except HttpError as problem:
+        raise _unreadable(problem.text.removeprefix("Request decode failed: ")) from None
+    if not isinstance(value, list | None):
+        raise _unreadable("json: cannot unmarshal a value that is no list into api.TxnOps")
+    if value is not None and len(value) > OPERATIONS_MAX:
+        raise HttpError(
+            413, f"Transaction contains too many operations ({len(value)} > {OPERATIONS_MAX})"
+        )
+    return value or []
+
+
+def _unreadable(reason: str) -> HttpError:
+    return HttpError(400, f"Failed to parse body: {reason}")
+
+
+def _operations(request: ApiRequest, items: Sequence[Any]) -> tuple[Operation, ...]:
+    """The operations of the list; entries that say nothing are passed over."""
+    try:
+        given = [read_fields(item or {}, _OPERATION_FIELDS, "TxnOp") for item in items]
+    except BodyError as problem:
+        raise _unreadable(str(problem)) from None
+    found = (_operation(request, each) for each in given)
+    return tuple(operation for operation in found if operation is not None)
+
+
+def _operation(request: ApiRequest, given: dict[str, Any]) -> Operation | None:
+    if "kv" in given:
+        return _kv_operation(request, **given["kv"])
+    if "node" in given:
+        return _node_operation(request, **given["node"])
+    if "service" in given:
+        return _service_operation(**given["service"])
+    if "check" in given:
+        return _check_operation(**given["check"])
+    return None
+
+
+def _kv_operation(
+    request: ApiRequest, *, verb: str = "", key: str = "", value: bytes = b"", **rest: Any
+) -> KvOperation:
+    limit = request.agent.config.limits.kv_max_value_size
+    if len(value) > limit:
+        raise HttpError(413, f'Value for key "{key}" is too large ({len(value)} > {limit} bytes)')
+    return KvOperation(verb=verb, key=key.encode(), value=value, **rest)
+
+
+def _node_operation(
+    request: ApiRequest, *, verb: str = "", node: Node | None = None
+) -> NodeOperation:
+    node = node or Node(node="")
+    datacenter = node.datacenter or request.agent.datacenter
+    return NodeOperation(verb=verb, node=msgspec.structs.replace(node, datacenter=datacenter))
+
+
+def _service_operation(
+    *, verb: str = "", node: str = "", service: Service | None = None
+) -> ServiceOperation:
+    # A transaction knows fewer fields of a service than a registration does.
+    given = service or Service()
+    known = Service(
+        id=given.id,
+        name=given.name,
+        tags=given.tags,
+        address=given.address,
+        meta=given.meta,
+        port=given.port,
+        weights=given.weights,
+        enable_tag_override=given.enable_tag_override,
+        modify_index=given.modify_index,
+    )
+    return ServiceOperation(verb=verb, node=node, service=known)
+
+
+def _check_operation(*, verb: str = "", check: Check | None = None) -> CheckOperation:
+    return CheckOperation(verb=verb, check=check or Check())
+
+
+def _base64(value: Any, path: str) -> bytes:
+    try:
+        plain = text(value, path).replace("\n", "").replace("\r", "")
+        return base64.b64decode(plain, validate=True)
+    except (binascii.Error, ValueError) as problem:
+        if isinstance(problem, BodyError):
+            raise
+        raise BodyError("illegal base64 data") from None
+
+
+def _object(table: Fields) -> Reader:
+    def read(value: Any, path: str) -> dict[str, Any]:
+        return read_fields(value, table, path)
+
+    return read
+
+
+_OPERATION_FIELDS: Final[Fields] = {
+    "kv": Field(
+        "kv",
+        _object(
+            fields(verb=text, key=text, value=_base64, flags=unsigned, index=unsigned, session=text)
+        ),
+    ),
+    "node": Field("node", _object(fields(verb=text, node=read_node))),
+    "service": Field("service", _object(fields(verb=text, node=text, service=read_service))),
+    "check": Field("check", _object(fields(verb=text, check=read_check))),
+}
+
+
+# Showing the outcome
+
+
+def _outcome_json(outcome: TxnOutcome) -> dict[str, Any]:
+    if outcome.errors:
+        errors = [{"OpIndex": error.op_index, "What": error.what} for error in outcome.errors]
+        return {"Results": None, "Errors": errors}
+    return {"Results": [_result_json(result) for result in outcome.results], "Errors": None}
+
+
+def _read_json(meta: ReadResult) -> dict[str, Any]:
+    return {
+        **_outcome_json(meta.value),
+        "Index": 0,
+        "LastContact": meta.last_contact_ms * 1_000_000,
+        "KnownLeader": meta.known_leader,
+        "ConsistencyLevel": "",
+    }
+
+
+def _result_json(result: KvResult | Node | Service | Check) -> dict[str, Any]:
+    if isinstance(result, KvResult):
+        return {"KV": msgspec.Raw(entry_json(result.key, result.entry))}
+    if isinstance(result, Node):
+        return {"Node": node_view(result)}
+    if isinstance(result, Service):
+        return {"Service": service_view(result, null_tags=True)}
+    return {"Check": check_view(result, null_tags=True)}
