@@ -64,7 +64,8 @@ class Flag(NamedTuple):
     """One flag of a command.
 
     `convert` makes its value of the text and raises `ValueError` with a short reason. `boolean` as
-    `convert` makes it a switch. `metavar` stands for the value in the help text.
+    `convert` makes it a switch. `metavar` stands for the value in the help text. Flags that name
+    the same `into` share one value, so that the order between them is kept.
     """
 
     name: str
@@ -73,6 +74,12 @@ class Flag(NamedTuple):
     default: Any = None
     repeat: bool = False
     metavar: str = "value"
+    into: str = ""
+
+    @property
+    def place(self) -> str:
+        """The name under which its value is found."""
+        return self.into or self.name
 
     @property
     def is_switch(self) -> bool:
@@ -97,7 +104,7 @@ def parse_flags(flags: Iterable[Flag], arguments: Sequence[str]) -> ParsedFlags:
     Raises `FlagError`, or `HelpWanted` for -h, -help and --help where the table has no such flag.
     """
     table = {flag.name: flag for flag in flags}
-    values = {name: [] if flag.repeat else flag.default for name, flag in table.items()}
+    values = {flag.place: [] if flag.repeat else flag.default for flag in table.values()}
     given = set()
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
@@ -121,9 +128,9 @@ def parse_flags(flags: Iterable[Flag], arguments: Sequence[str]) -> ParsedFlags:
                 raise FlagError(f"flag needs an argument: -{name}")
         converted = _convert(flag, value)
         if flag.repeat:
-            values[name].append(converted)
+            values[flag.place].append(converted)
         else:
-            values[name] = converted
+            values[flag.place] = converted
         given.add(name)
     return ParsedFlags(values, frozenset(given), rest)
 

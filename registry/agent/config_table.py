@@ -381,10 +381,13 @@ KEYS: dict[str, Key] = _parse(_TABLE)
 #: Keys that are ours alone.
 OWN_KEYS: dict[str, Key] = {"storage_engine": Key("storage_engine", "string", "core", {})}
 
+#: Published, but refused by the original, which reads `advertise_addr_ipv6` in its place; so do we.
+REFUSED = "advertise_addr_wan_ipv6"
+
 #: The whole file, as one object.
 ROOT = Key(
     "",
     "object",
     "core",
-    {path: key for path, key in (KEYS | OWN_KEYS).items() if "." not in path},
+    {path: key for path, key in (KEYS | OWN_KEYS).items() if "." not in path and path != REFUSED},
 )

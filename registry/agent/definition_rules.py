@@ -127,24 +127,6 @@ def refuse_scripts(
         )
 
 
-def named_checks(service: ServiceDefinition) -> tuple[CheckDefinition, ...]:
-    """The service's checks with their ids, names and `service_id` filled in.
-
-    A check without an id gets `service:ID`, or `service:ID:N` (from 1) when there are several.
-    """
-    service_id = service.id or service.name
-    several = len(service.checks) > 1
-    return tuple(
-        msgspec.structs.replace(
-            check,
-            id=check.id or f"service:{service_id}" + (f":{number}" if several else ""),
-            name=check.name or f"Service '{service.name}' check",
-            service_id=service_id,
-        )
-        for number, check in enumerate(service.checks, start=1)
-    )
-
-
 def with_minimums(
     check: CheckDefinition, *, deregister_after_ns_min: int = DEREGISTER_AFTER_NS_MIN
 ) -> tuple[CheckDefinition, list[str]]:
