@@ -1,0 +1,70 @@
+"""The HTTP clients that health checks and watch handlers share."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
+
+REDIRECTS_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """Files of the agent's own certificate, for `enable_agent_tls_for_checks`; "" = not set."""
+
+    ca_file: str = ""
+    ca_path: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+
+class HttpClients:
+    """Two clients for all checks and watch handlers: one verifies certificates, one does not.
+
+    httpx is imported, and certificates are read, when the first of them is asked for, in a thread:
+    both take tens of milliseconds, which an agent without such checks need not spend.
+    """
+
+    def __init__(self, tls: ClientTls | None = None) -> None:
+        self._tls = tls
+        self._clients: dict[bool, httpx.AsyncClient] = {}
+        self._making = asyncio.Lock()
+
+    async def get(self, *, verify: bool) -> httpx.AsyncClient:
+        async with self._making:
+            if verify not in self._clients:
+                self._clients[verify] = await asyncio.to_thread(self._make, verify)
+            return self._clients[verify]
+
+    def _make(self, verify: bool) -> httpx.AsyncClient:
+        import httpx
+
+        return httpx.AsyncClient(
+            verify=self._ssl_context(verify),
+            follow_redirects=True,
+            max_redirects=REDIRECTS_MAX,
+            timeout=None,  # whoever asks has a deadline around it
+            trust_env=False,  # a check is about its target, not about a proxy
+            # A connection per run: a target that no longer accepts any must not look healthy.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+        )
+
+    def _ssl_context(self, verify: bool) -> ssl.SSLContext:
+        tls = self._tls or ClientTls()
+        context = ssl.create_default_context(cafile=tls.ca_file or None, capath=tls.ca_path or None)
+        if tls.cert_file:
+            context.load_cert_chain(tls.cert_file, tls.key_file or None)
+        if not verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    async def aclose(self) -> None:
+        clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            await client.aclose()
