@@ -1,0 +1,143 @@
+"""`/v1/agent/check…`: the checks of this agent, and the reports of TTL checks."""
+
+from __future__ import annotations
+
+import msgspec
+
+from registry.agent.checks.base import CRITICAL, PASSING, STATUSES, WARNING
+from registry.agent.definition_reader import read_check
+from registry.agent.definition_rules import DefinitionRefused, validate_check
+from registry.agent.definitions import CheckDefinition
+from registry.agent.local import LocalCheck
+from registry.errors import ConfigError
+from registry.http.agent_services import definition_body
+from registry.http.api import (
+    ApiRequest,
+    ApiResponse,
+    Handler,
+    HttpError,
+    Routes,
+    empty_response,
+    json_response,
+)
+from registry.http.filter import AGENT_CHECK, compile_filter
+from registry.http.params import refuse_namespace
+from registry.http.shapes import CheckView
+
+routes = Routes()
+
+#: Last part of the path -> the state that it reports.
+_REPORTS = {"pass": PASSING, "warn": WARNING, "fail": CRITICAL}
+
+
+def agent_check_view(check: LocalCheck, node: str) -> CheckView:
+    return CheckView(
+        node=node,
+        check_id=check.check_id,
+        name=check.name,
+        status=check.status,
+        notes=check.definition.notes,
+        output=check.output,
+        service_id=check.service_id,
+        service_name=check.service_name,
+        service_tags=check.service_tags,
+        type=check.type_name,
+        definition={},
+        create_index=0,
+        modify_index=0,
+    )
+
+
+@routes.get("/v1/agent/checks")
+async def checks(request: ApiRequest) -> ApiResponse:
+    refuse_namespace(request)
+    local = request.agent.local
+    views = {
+        check_id: agent_check_view(local.checks[check_id], local.node_name)
+        for check_id in sorted(local.checks)
+    }
+    if expression := request.query.get("filter"):
+        fits = compile_filter(expression, AGENT_CHECK)
+        views = {key: view for key, view in views.items() if fits(msgspec.to_builtins(view))}
+    return json_response(views)
+
+
+@routes.put("/v1/agent/check/register")
+async def register(request: ApiRequest) -> ApiResponse:
+    refuse_namespace(request)
+    definition = await _read_definition(request)
+    local = request.agent.local
+    await local.add_check(definition)
+    await local.flush()
+    return empty_response()
+
+
+async def _read_definition(request: ApiRequest) -> CheckDefinition:
+    mapping = await definition_body(request)
+    try:
+        definition = read_check(
+            mapping, source="http", check_types=request.agent.plugins.plugin_check_keys()
+        )
+    except ConfigError as problem:
+        raise HttpError(400, f"Request decode failed: {problem.reason}") from None
+    try:
+        validate_check(definition)
+    except DefinitionRefused as problem:
+        raise HttpError(problem.status, problem.reason) from None
+    return definition
+
+
+@routes.put("/v1/agent/check/deregister/")
+async def deregister(request: ApiRequest) -> ApiResponse:
+    refuse_namespace(request)
+    local = request.agent.local
+    await local.remove_check(request.argument)
+    await local.flush()
+    return empty_response()
+
+
+def _reporter(status: str) -> Handler:
+    async def report(request: ApiRequest) -> ApiResponse:
+        refuse_namespace(request)
+        return await _report(request, status, request.query.get("note"))
+
+    return report
+
+
+for _path, _status in _REPORTS.items():
+    routes.put(f"/v1/agent/check/{_path}/")(_reporter(_status))
+
+
+@routes.put("/v1/agent/check/update/")
+async def update(request: ApiRequest) -> ApiResponse:
+    """The body says state and output; its field names are taken in any letter case."""
+    refuse_namespace(request)
+    status, output = _read_update(await definition_body(request))
+    if status not in STATUSES:
+        raise HttpError(400, f"Invalid check status: '{status}'")
+    return await _report(request, status, output)
+
+
+def _read_update(body: object) -> tuple[str, str]:
+    if not isinstance(body, dict):
+        raise HttpError(400, "Request decode failed: json: cannot unmarshal into checkUpdate")
+    found = {"status": "", "output": ""}
+    for key, value in body.items():
+        name = key.lower()
+        if name not in found:
+            if name == "namespace":
+                continue
+            raise HttpError(400, f'Request decode failed: json: unknown field "{key}"')
+        if value is not None and not isinstance(value, str):
+            raise HttpError(
+                400, f"Request decode failed: json: {key} of a check update must be a string"
+            )
+        found[name] = value or ""
+    return found["status"], found["output"]
+
+
+async def _report(request: ApiRequest, status: str, output: str) -> ApiResponse:
+    local = request.agent.local
+    local.update_ttl(request.argument, status, output)
+    await local.flush()
+    return empty_response()
