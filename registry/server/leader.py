@@ -25,6 +25,7 @@ from registry.state.sessions import (
     SessionDestroy,
     SessionRenew,
     SessionsWithTtl,
+    find_session,
 )
 
 logger = logging.getLogger("registry.server.leader")
@@ -76,7 +77,12 @@ class LeaderDuties:
             if isinstance(result, Session) and result.ttl_ns:
                 self.timers.renew(result.id, result.ttl_ns / NANOSECONDS)
         elif isinstance(command, SessionDestroy):
-            self.timers.forget(command.id)
+            if result is False:  # renewed a moment before it expired: its timer starts anew
+                session = find_session(self._machine.reader, command.id)
+                if isinstance(session, Session):
+                    self.timers.renew(session.id, session.ttl_ns / NANOSECONDS)
+            else:
+                self.timers.forget(command.id)
 
     async def run(self) -> None:
         """Work whenever this server leads, until cancelled."""
