@@ -342,7 +342,6 @@ DEV: dict[str, Any] = {
     "disable_anonymous_signature": True,
     "bind_addr": "127.0.0.1",
     "log_level": "DEBUG",
-    "ports": {"grpc": 8502},
     "performance": {"raft_multiplier": 1},
     "gossip_lan": {
         "gossip_interval": "100ms",
@@ -357,6 +356,9 @@ DEV: dict[str, Any] = {
         "suspicion_mult": 3,
     },
 }
+
+#: Mesh keys have no effect in files, so this one is not in `DEV`.
+DEV_PORTS = Ports(grpc=8502)
 
 #: Constants of -dev: one server that nobody waits for.
 DEV_TIMING = Timing(

@@ -261,11 +261,15 @@ class _Reading:
         found: dict[str, Any] = {}
         for written, value in self.object(where, mapping, type_name).items():
             name, path = written.casefold(), _below(where, written)
-            if name in self._check_types and fields in (_TOP_CHECK, _SERVICE_CHECK):
+            field = known.get(name)
+            if (
+                field is None
+                and name in self._check_types
+                and fields in (_TOP_CHECK, _SERVICE_CHECK)
+            ):
                 if value is not None:
                     found |= self._plugin_check(self._check_types[name], value)
                 continue
-            field = known.get(name)
             if field is None:
                 raise self.unknown(path, written)
             if value is not None:
@@ -460,6 +464,7 @@ _WATCH_REQUIRED = {
     "connect_leaf": ("service",),
     "agent_service": ("service_id",),
 }
+_BUILT_IN_HANDLERS = ("args", "handler", "http_handler_config")
 _HTTP_HANDLER = {
     "path": ("http_path", "string"),
     "method": ("http_method", "string"),
@@ -476,12 +481,8 @@ def _watch_handler(
     kind = read.value("string", _below(where, "handler_type"), given.pop("handler_type", ""))
     if kind not in ("", "script", "http"):
         raise KeyProblem(where, f"{where}: handler_type must be script or http, not {kind!r}")
-    named = {name.casefold(): name for name in handlers}
-    found = [
-        name
-        for name in ("args", "handler", "http_handler_config", *named)
-        if given.get(name) is not None
-    ]
+    named = {name.casefold(): name for name in handlers if name not in _BUILT_IN_HANDLERS}
+    found = [name for name in (*_BUILT_IN_HANDLERS, *named) if given.get(name) is not None]
     if kind:
         wanted = ("http_handler_config",) if kind == "http" else ("args", "handler")
         if not any(name in wanted for name in found):

@@ -128,10 +128,12 @@ def refuse_scripts(
 
 
 def with_minimums(
-    check: CheckDefinition, *, deregister_after_ns_min: int = DEREGISTER_AFTER_NS_MIN
+    check: CheckDefinition, name: str, *, deregister_after_ns_min: int = DEREGISTER_AFTER_NS_MIN
 ) -> tuple[CheckDefinition, list[str]]:
-    """`check` with its times raised to the smallest allowed, and a warning for each one raised."""
-    name = check.id or check.name
+    """`check` with its times raised to the smallest allowed, and a warning for each one raised.
+
+    `name` is what the warnings call it.
+    """
     raised: dict[str, int] = {}
     warnings = []
     for field, key, least in (
@@ -146,7 +148,7 @@ def with_minimums(
         if 0 < given < least:
             raised[field] = least
             warnings.append(
-                f"check {name!r}: {key} {format_duration(given)} is raised"
+                f"{name}: {key} {format_duration(given)} is raised"
                 f" to the minimum of {format_duration(least)}"
             )
     return (msgspec.structs.replace(check, **raised) if raised else check), warnings

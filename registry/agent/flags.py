@@ -324,11 +324,6 @@ def agent_help() -> str:
     )
 
 
-def flag_of(key: str) -> str:
-    """The flag that sets `key`, "" when there is none."""
-    return next((entry.flag.name for entry in AGENT_FLAGS if entry.key == key), "")
-
-
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *above, name = key.split(".")
     for part in above:
