@@ -10,8 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from registry.agent.events import LocalEvents, UserEvent
+from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
 from registry.state.base import Command, Query, ReadOptions, ReadResult
+from registry.state.dump import StateDump
 
 if TYPE_CHECKING:
     from registry.agent.config import AgentConfig
@@ -49,6 +52,14 @@ class Backend(Protocol):
         """Index, and per server: ID, Node, Address, Leader, ProtocolVersion, Voter."""
         ...
 
+    async def remove_server(self, server_id: str) -> None:
+        """Put a server out of the Raft configuration. Raises `Rejected`, `NoLeader`."""
+        ...
+
+    async def open_dump(self) -> StateDump:
+        """The state of now, with everything committed before the call. Raises `NoLeader`."""
+        ...
+
     def statistics(self) -> dict[str, dict[str, str]]:
         """Blocks "consul", "raft", "runtime" … of `/v1/agent/self` Stats."""
         ...
@@ -77,7 +88,7 @@ class Membership(Protocol):
     def members(self, *, wan: bool = False) -> list[Member]: ...
     def local_member(self) -> Member: ...
     async def join(self, address: str, *, wan: bool = False) -> int:
-        """Contact one address; the number of nodes reached. Raises `Unavailable` with the reason."""
+        """Contact one address; the number of nodes reached. Raises `Unavailable`."""
         ...
 
     async def force_leave(self, node: str, *, prune: bool = False) -> None:
@@ -88,8 +99,17 @@ class Membership(Protocol):
 class Events(Protocol):
     """User events of this agent: the last 256, newest last."""
 
-    async def fire(self, event: dict[str, Any]) -> dict[str, Any]: ...
-    def list(self, name: str = "") -> list[dict[str, Any]]: ...
+    async def fire(self, event: UserEvent) -> UserEvent:
+        """Give the event an id and send it out. Raises `Rejected`, `TooLarge`."""
+        ...
+
+    def list(self, name: str = "") -> list[UserEvent]:
+        """Events of one name, or all, as far as they are kept."""
+        ...
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Until the next event comes; False when none did in time."""
+        ...
 
 
 @dataclass(slots=True)
@@ -104,13 +124,16 @@ class AgentFacade:
     local: LocalState
     membership: Membership
     plugins: Plugins
-    #: PUT /v1/agent/reload, SIGHUP, file change: raises ConfigError and changes nothing, or reports.
+    #: PUT /v1/agent/reload, SIGHUP, file change: raises ConfigError, or reports.
     reload: Callable[[], Awaitable[ReloadReport]]
     #: PUT /v1/agent/leave: leaves gracefully, then the process ends.
     leave: Callable[[], Awaitable[None]]
     #: Rtt sort key for `near=`: node name -> {segment: coordinate}; filled by the state queries.
     extras: dict[str, Any]
     metrics: Metrics = field(default_factory=Metrics)
+    events: Events = field(default_factory=LocalEvents)
+    #: The agent's log as it is written, for `/v1/agent/monitor`.
+    log_tap: LogTap = field(default_factory=LogTap)
 
     async def write(self, command: Command) -> Any:
         return await self.backend.write(command)

@@ -7,6 +7,7 @@ looked up once and then costs a few additions for each value, so the hottest pat
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections import deque
@@ -18,6 +19,9 @@ from typing import Any
 
 INTERVAL_S = 10
 INTERVALS_KEPT = 6
+
+#: Values of a series that quantiles are made of.
+RECENT_VALUES = 128
 
 #: Name and labels of one series.
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -32,15 +36,33 @@ class Aggregate:
     squares: float = 0.0
     lowest: float = math.inf
     highest: float = -math.inf
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_VALUES))
 
     def add(self, value: float) -> None:
         self.count += 1
+        self.recent.append(value)
         self.total += value
         self.squares += value * value
         if value < self.lowest:
             self.lowest = value
         if value > self.highest:
             self.highest = value
+
+    def merge(self, other: Aggregate) -> None:
+        """Add what another interval measured of the same series."""
+        self.count += other.count
+        self.total += other.total
+        self.squares += other.squares
+        self.lowest = min(self.lowest, other.lowest)
+        self.highest = max(self.highest, other.highest)
+        self.recent.extend(other.recent)
+
+    def quantile(self, share: float) -> float:
+        """Of the recent values; NaN when there are none."""
+        if not self.recent:
+            return math.nan
+        ordered = sorted(self.recent)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
     @property
     def mean(self) -> float:
@@ -79,7 +101,9 @@ class Timer:
         interval = self._metrics.current()
         if interval is not self._interval:
             self._interval = interval
-            self._aggregate = interval.samples.setdefault(self._series, Aggregate())
+            wanted = self._metrics.is_wanted(self._series[0])
+            table = interval.samples if wanted else {}
+            self._aggregate = table.setdefault(self._series, Aggregate())
         self._aggregate.add(milliseconds)
 
 
@@ -94,14 +118,31 @@ class Metrics:
         *,
         prefix: str = "consul",
         host: str = "",
+        filters: tuple[str, ...] = (),
+        filter_default: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._prefix, self._host, self._clock = prefix, host, clock
+        self.set_filters(filters, filter_default)
         self._intervals: deque[Interval] = deque(maxlen=INTERVALS_KEPT)
         self._next_s = 0.0
         #: Called before a reading, to set the gauges that are only looked up then.
         self.collectors: list[Callable[[Metrics], None]] = []
-        self.totals: dict[Series, Aggregate] = {}
+        self._gauges: dict[Series, float] = {}
+        self._counted: dict[Series, Aggregate] = {}
+        self._sampled: dict[Series, Aggregate] = {}
+
+    def set_filters(self, filters: tuple[str, ...], default: bool) -> None:
+        """`+prefix` lets series pass, `-prefix` drops them, `default` is for all others."""
+        self._default = default
+        self._allowed = tuple(text[1:] for text in filters if text.startswith("+"))
+        self._dropped = tuple(text[1:] for text in filters if text.startswith("-"))
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether a series of this full name is kept; the longest filter that fits decides."""
+        allowed = max((len(item) for item in self._allowed if name.startswith(item)), default=-1)
+        dropped = max((len(item) for item in self._dropped if name.startswith(item)), default=-1)
+        return self._default if allowed == dropped else allowed > dropped
 
     def current(self) -> Interval:
         """The interval that the clock is in."""
@@ -118,22 +159,34 @@ class Metrics:
 
     def _fold(self, interval: Interval) -> None:
         """Add a closed interval to what Prometheus is told, which counts since the start."""
-        for table in (interval.counters, interval.samples):
-            for series, aggregate in table.items():
-                total = self.totals.setdefault(series, Aggregate())
-                total.count += aggregate.count
-                total.total += aggregate.total
-                total.squares += aggregate.squares
-                total.lowest = min(total.lowest, aggregate.lowest)
-                total.highest = max(total.highest, aggregate.highest)
+        self._merge(interval.counters, self._counted)
+        self._merge(interval.samples, self._sampled)
+
+    def _merge(self, table: dict[Series, Aggregate], totals: dict[Series, Aggregate]) -> None:
+        for series, aggregate in table.items():
+            totals.setdefault(series, Aggregate()).merge(aggregate)
+
+    def cumulative(
+        self,
+    ) -> tuple[dict[Series, float], dict[Series, Aggregate], dict[Series, Aggregate]]:
+        """Gauges as last set; counters and samples since the start."""
+        current = self.current()
+        counters, samples = copy.deepcopy(self._counted), copy.deepcopy(self._sampled)
+        self._merge(current.counters, counters)
+        self._merge(current.samples, samples)
+        return dict(self._gauges), counters, samples
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         host = f"{self._host}." if self._host else ""
-        self.current().gauges[self._series(host + name, labels)] = value
+        series = self._series(host + name, labels)
+        if self.is_wanted(series[0]):
+            self.current().gauges[series] = value
+            self._gauges[series] = value
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
         series = self._series(name, labels)
-        self.current().counters.setdefault(series, Aggregate()).add(amount)
+        if self.is_wanted(series[0]):
+            self.current().counters.setdefault(series, Aggregate()).add(amount)
 
     def timer(self, name: str, **labels: str) -> Timer:
         """The handle for one series of milliseconds; keep it where it is used often."""
@@ -152,6 +205,7 @@ class Metrics:
         return f"{self._prefix}.{name}" if self._prefix else name, tuple(sorted(labels.items()))
 
     def collect(self) -> None:
+        """Have every gauge that is only looked up when somebody reads set now."""
         for collector in self.collectors:
             collector(self)
 

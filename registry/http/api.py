@@ -8,7 +8,7 @@ table; `registry.http.app` joins the tables.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -57,6 +57,10 @@ class Parameters:
     def get_all(self, name: str) -> list[str]:
         return self._values.get(name, [])
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every name with each of its values."""
+        return [(name, value) for name, values in self._values.items() for value in values]
+
 
 @dataclass(slots=True)
 class ApiRequest:
@@ -91,11 +95,11 @@ class ApiResponse:
     #: JSON that `pretty` may re-indent; set by `json_response`.
     is_json: bool = False
     #: Instead of `body`: chunks as they come (monitor, snapshot).
-    stream: Any = None
+    stream: AsyncIterator[bytes] | None = None
 
 
 def json_response(value: Any, meta: ReadResult | None = None, status: int = 200) -> ApiResponse:
-    """JSON with, for reads, the index headers. Escaping of `<>&` and `pretty` are the rim's work."""
+    """JSON with, for reads, the index headers. Escaping `<>&` and `pretty` are the rim's work."""
     response = ApiResponse(status, encode_json(value), JSON_TYPE, is_json=True)
     if meta is not None:
         response.headers = index_headers(meta)
@@ -156,5 +160,5 @@ class Routes:
 
 
 def decode_path(raw: bytes) -> str:
-    """A request path as text; bytes that are no UTF-8 are kept by surrogates and stored as they came."""
+    """A request path as text; bytes that are no UTF-8 are kept, as surrogates."""
     return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")

@@ -33,6 +33,7 @@ FAMILIES = (
     "kv",
     "operator",
     "query",
+    "root",
     "session",
     "snapshot",
     "status",

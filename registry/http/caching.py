@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.agent.facade import AgentFacade, Backend
 from registry.state.base import Command, Query, ReadOptions, ReadResult
+from registry.state.dump import StateDump
 
 if TYPE_CHECKING:
     from registry.http.api import ApiRequest
@@ -100,5 +101,20 @@ class _CachingBackend:
     async def write(self, command: Command) -> Any:
         return await self._below.write(command)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._below, name)
+    def leader_address(self) -> str:
+        return self._below.leader_address()
+
+    def peer_addresses(self) -> list[str]:
+        return self._below.peer_addresses()
+
+    def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
+        return self._below.raft_configuration()
+
+    def statistics(self) -> dict[str, dict[str, str]]:
+        return self._below.statistics()
+
+    async def remove_server(self, server_id: str) -> None:
+        await self._below.remove_server(server_id)
+
+    async def open_dump(self) -> StateDump:
+        return await self._below.open_dump()

@@ -45,7 +45,7 @@ def check(result: Any) -> Any:
 
 
 def to_response(problem: Exception) -> ApiResponse:
-    """The answer to a request whose handler raised; unexpected ones are logged with their traceback."""
+    """The answer to a request whose handler raised; the unexpected is logged with its traceback."""
     if isinstance(problem, HttpError):
         response = text_response(problem.text, problem.status)
         if not problem.text:

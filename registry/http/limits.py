@@ -57,6 +57,9 @@ class ConnectionLimit:
 
 def too_many_connections(maximum: int, count: int) -> tuple[int, bytes, bytes]:
     """Status, text and headers for a client that has `count` connections."""
-    text = f"Too many connections from this address: {count} open, the limit is {maximum} (limits.http_max_conns_per_client)"
+    text = (
+        f"Too many connections from this address: {count} are open, the limit is {maximum} "
+        "(limits.http_max_conns_per_client)"
+    )
     headers = f"Retry-After: {RETRY_AFTER_S}\r\n"
     return 429, text.encode(), headers.encode()

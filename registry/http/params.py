@@ -68,7 +68,7 @@ def parse_uint(text: str) -> int:
 
 
 def token(request: ApiRequest) -> str:
-    """The request's ACL token: `?token=`, `X-Consul-Token`, `Authorization: Bearer`, then the agent's."""
+    """The ACL token: `?token=`, `X-Consul-Token`, `Authorization: Bearer`, then the agent's."""
     if found := request.query.get("token"):
         return found
     if found := request.headers.get("x-consul-token", ""):
@@ -88,7 +88,7 @@ def refuse_namespace(request: ApiRequest) -> None:
 
 
 def datacenter(request: ApiRequest) -> str:
-    """The datacenter asked for, by default our own. HttpError 500 when nobody knows the way there."""
+    """The datacenter asked for, by default our own. HttpError 500 when there is no way there."""
     asked = request.query.get("dc") or request.agent.datacenter
     if asked.lower() != request.agent.datacenter.lower():
         raise HttpError(500, NO_PATH)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: uvicorn's httptools protocol, with a short way for the hottest requests.
+"""HTTP/1.1 on one connection: uvicorn's httptools protocol, with a short way for hot requests.
 
 Two ways lead to the same handlers. The *long way* is ASGI: uvicorn's request cycle, Starlette, the
 rim. The *short way* skips the ASGI messages and Starlette: once such a request is read completely,
@@ -188,7 +188,7 @@ class ApiProtocol(HttpToolsProtocol):
         cycle = self.cycle
         super().connection_lost(exc)
         if cycle is not None and cycle.task is not None and not cycle.response_complete:
-            # The answer has nobody to go to: a blocking query must not keep its place (surface 1.1).
+            # Nobody is left to answer: a blocking query must not keep its place (surface 1.1).
             cycle.task.cancel()
         self.pipeline.clear()
 
@@ -357,8 +357,8 @@ class ApiProtocol(HttpToolsProtocol):
         parts = [STATUS_LINE[response.status]]
         for name, value in self.server_state.default_headers:
             parts += (name, b": ", value, b"\r\n")
-        for text, value in response.headers:
-            parts += (text.encode("ascii"), b": ", encode_value(value), b"\r\n")
+        for header, text in response.headers:
+            parts += (header.encode("ascii"), b": ", encode_value(text), b"\r\n")
         body = response.body
         parts.append(b"Content-Length: %d\r\n" % len(body))
         parts.append(b"\r\n" if cycle.keep_alive else b"Connection: close\r\n\r\n")

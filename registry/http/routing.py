@@ -112,7 +112,7 @@ def has_bad_escape(raw_path: bytes) -> bool:
 
 
 def is_printable(path: str) -> bool:
-    """Whether a decoded path holds only what can be printed; bytes that are no UTF-8 count as such."""
+    """Whether a decoded path can be printed; bytes that are no UTF-8 count as printable."""
     if path.isprintable():
         return True
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace").isprintable()

@@ -70,6 +70,10 @@ class Reads:
                 finally:
                     self.blocking -= 1
 
+    async def admit(self) -> None:
+        """Return once the local state may answer a default read. Raises `NoLeader`."""
+        await self._admit(ReadOptions())
+
     def _answer(self, query: Query, mode: str) -> ReadResult:
         index, value = query.run(self._machine.reader)
         stale = mode == "stale"

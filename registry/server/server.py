@@ -15,11 +15,13 @@ from typing import Any
 
 from registry.errors import NoLeader, NotLeader
 from registry.raft.driver import RaftDriver
+from registry.raft.membership import Remove
 from registry.raft.messages import Role
 from registry.server.leader import LeaderDuties
 from registry.server.reads import Reads
 from registry.server.reconcile import LocalServerFacts
 from registry.state.base import Command, Query, ReadOptions, ReadResult
+from registry.state.dump import StateDump
 from registry.state.machine import StateMachine, encode_command
 
 logger = logging.getLogger("registry.server")
@@ -105,6 +107,21 @@ class Server:
             }
             for server in configuration.servers
         ]
+
+    async def remove_server(self, server_id: str) -> None:
+        """Raises `Rejected` for the last voter, `NoLeader` when this server does not lead."""
+        try:
+            index = self.driver.configuration.index
+            await self.driver.change_configuration(Remove(id=server_id, based_on=index))
+        except NotLeader as problem:
+            raise NoLeader from problem
+
+    async def open_dump(self) -> StateDump:
+        """The state with everything committed before the call. Raises `NoLeader`."""
+        await self.reads.admit()
+        snapshot = self.machine.snapshot()
+        chunks = self.machine.dump(snapshot)
+        return StateDump(self.machine.applied_index, self.driver.term, chunks, snapshot.close)
 
     def statistics(self) -> dict[str, dict[str, str]]:
         """Blocks for `/v1/agent/self` and `registry info`; every value is text."""

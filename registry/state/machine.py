@@ -40,6 +40,8 @@ FAMILIES: Final = (
     "prepared",
     "coordinates",
     "config_entries",
+    "operator",
+    "restore",
 )
 
 _APPLIED = STATE + encode_parts("applied")
@@ -166,8 +168,14 @@ class StateMachine:
         batch.put(_APPLIED, encode_u64(applied_index))
         self._store.write(batch)
         self._applied_index = applied_index
+        if ALL in tx.touched:
+            self.generation += 1
         if tx.touched:
             self.topics.publish(frozenset(tx.touched))
+
+    def snapshot(self) -> Snapshot:
+        """The state of now, to be dumped while entries are applied; the caller closes it."""
+        return self._store.snapshot()
 
     def dump(self, snapshot: Snapshot) -> Iterator[bytes]:
         """The whole state as of `snapshot`, in key order, in chunks of about 256 KiB.
@@ -270,6 +278,15 @@ def _payloads(snapshot: Snapshot) -> Iterator[bytes]:
             yield _encoder.encode(pairs)
             pairs, size = [], 0
     if pairs:
+        yield _encoder.encode(pairs)
+
+
+def dump_payloads(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """A dump's keys and values, in the pieces that `restore.StageRestore` takes; verified.
+
+    Raises `Corrupt` when the dump is damaged or incomplete, at the latest at its end.
+    """
+    for pairs in _read_dump(chunks):
         yield _encoder.encode(pairs)
 
 

@@ -7,8 +7,10 @@ import itertools
 import time
 from typing import Any
 
+from registry.errors import Rejected
 from registry.raft.messages import Entry, EntryKind
 from registry.state.base import Command, Query, ReadOptions, ReadResult
+from registry.state.dump import StateDump
 from registry.state.machine import StateMachine, encode_command
 from registry.storage.memory import MemoryStore
 
@@ -47,6 +49,14 @@ class InstantBackend:
 
     def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
         return 1, []
+
+    async def remove_server(self, server_id: str) -> None:
+        raise Rejected(f"{server_id} is the last voter; promote another server first")
+
+    async def open_dump(self) -> StateDump:
+        snapshot = self.machine.snapshot()
+        chunks = self.machine.dump(snapshot)
+        return StateDump(self.machine.applied_index, 1, chunks, snapshot.close)
 
     def statistics(self) -> dict[str, dict[str, str]]:
         return {}

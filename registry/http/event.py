@@ -1,0 +1,58 @@
+"""`/v1/event`: firing user events and listing those that this agent has seen."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from registry.agent.events import UserEvent, event_index
+from registry.errors import TooLarge
+from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes, json_response
+from registry.http.params import datacenter, wait_of
+
+routes = Routes()
+
+#: An event with a larger payload is refused anyhow.
+_BODY_BYTES_MAX = 1 << 20
+
+
+@routes.put("/v1/event/fire/")
+async def fire(request: ApiRequest) -> ApiResponse:
+    datacenter(request)
+    if not request.argument:
+        raise HttpError(400, "Missing name")
+    event = UserEvent(
+        id="",
+        name=request.argument,
+        node_filter=request.query.get("node"),
+        service_filter=request.query.get("service"),
+        tag_filter=request.query.get("tag"),
+        payload=await request.body(_BODY_BYTES_MAX),
+    )
+    try:
+        fired = await request.agent.events.fire(event)
+    except TooLarge as problem:
+        raise HttpError(500, str(problem)) from problem
+    return json_response(fired.to_api())
+
+
+@routes.get("/v1/event/list")
+async def list_events(request: ApiRequest) -> ApiResponse:
+    """Blocks while the list's index *equals* the one given: it only ever says "changed"."""
+    min_index, wait_ms = wait_of(request)
+    name, events = request.query.get("name"), request.agent.events
+    deadline = time.monotonic() + wait_ms / 1000
+    while True:
+        found = events.list(name)
+        index = event_index(found[-1].id) if found else 0
+        left = deadline - time.monotonic()
+        if not min_index or (index or 1) != min_index or left <= 0:
+            return _listing(found, index)
+        await events.wait(left)
+
+
+def _listing(found: list[UserEvent], index: int) -> ApiResponse:
+    body: list[dict[str, Any]] = [event.to_api() for event in found]
+    response = json_response(body)
+    response.headers.append(("X-Consul-Index", str(index or 1)))
+    return response

@@ -1,0 +1,306 @@
+"""`/v1/operator`: Raft's configuration, autopilot, gossip keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from registry import COMPATIBLE_VERSION
+from registry.agent.durations import format_duration, parse_duration
+from registry.agent.facade import AgentFacade
+from registry.errors import NoLeader
+from registry.http.api import (
+    ApiRequest,
+    ApiResponse,
+    HttpError,
+    Routes,
+    empty_response,
+    json_response,
+)
+from registry.http.errors import check
+from registry.http.params import datacenter, decode_json, parse_uint, read_options
+from registry.state.operator import AutopilotRecord, AutopilotSettings, GetAutopilot, SetAutopilot
+
+routes = Routes()
+
+RELAY_FACTOR_MAX = 5
+
+STATUS_NAMES = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
+
+
+def _bad(text: str) -> HttpError:
+    return HttpError(400, f"Bad request: {text}")
+
+
+# Raft
+
+
+@routes.get("/v1/operator/raft/configuration")
+async def raft_configuration(request: ApiRequest) -> ApiResponse:
+    datacenter(request)
+    index, servers = request.agent.backend.raft_configuration()
+    return json_response({"Servers": servers, "Index": index})
+
+
+@routes.delete("/v1/operator/raft/peer")
+async def remove_peer(request: ApiRequest) -> ApiResponse:
+    by_id, by_address = "id" in request.query, "address" in request.query
+    if not by_id and not by_address:
+        raise _bad(
+            "Must specify either ?id with the server's ID "
+            "or ?address with IP:port of peer to remove"
+        )
+    if by_id and by_address:
+        raise _bad("Must specify only one of ?id or ?address")
+    datacenter(request)
+    kind, field = ("id", "ID") if by_id else ("address", "Address")
+    wanted = request.query.get(kind)
+    _, servers = request.agent.backend.raft_configuration()
+    found = [server for server in servers if server[field] == wanted]
+    if not found:
+        raise HttpError(500, f'{kind} "{wanted}" was not found in the Raft configuration')
+    await request.agent.backend.remove_server(found[0]["ID"])
+    return empty_response()
+
+
+# Autopilot
+
+
+@routes.get("/v1/operator/autopilot/configuration")
+async def autopilot_configuration(request: ApiRequest) -> ApiResponse:
+    result = await request.agent.read(GetAutopilot(), read_options(request))
+    return json_response(_shown(result.value or _configured(request.agent)))
+
+
+def _configured(agent: AgentFacade) -> AutopilotRecord:
+    """What holds while nobody has set anything: the agent's configuration, as of the beginning."""
+    config = agent.config.autopilot
+    settings = AutopilotSettings(
+        cleanup_dead_servers=config.cleanup_dead_servers,
+        last_contact_threshold_ns=config.last_contact_threshold_ns,
+        max_trailing_logs=config.max_trailing_logs,
+        min_quorum=config.min_quorum,
+        server_stabilization_time_ns=config.server_stabilization_time_ns,
+    )
+    return AutopilotRecord(settings=settings, create_index=1, modify_index=1)
+
+
+def _shown(record: AutopilotRecord) -> dict[str, Any]:
+    settings = record.settings
+    return {
+        "CleanupDeadServers": settings.cleanup_dead_servers,
+        "LastContactThreshold": format_duration(settings.last_contact_threshold_ns),
+        "MaxTrailingLogs": settings.max_trailing_logs,
+        "MinQuorum": settings.min_quorum,
+        "ServerStabilizationTime": format_duration(settings.server_stabilization_time_ns),
+        "RedundancyZoneTag": settings.redundancy_zone_tag,
+        "DisableUpgradeMigration": settings.disable_upgrade_migration,
+        "UpgradeVersionTag": settings.upgrade_version_tag,
+        "CreateIndex": record.create_index,
+        "ModifyIndex": record.modify_index,
+    }
+
+
+@routes.put("/v1/operator/autopilot/configuration")
+async def set_autopilot(request: ApiRequest) -> ApiResponse:
+    datacenter(request)
+    try:
+        settings = autopilot_settings(decode_json(request, await request.body()))
+    except HttpError as problem:
+        if problem.status != 400:
+            raise
+        raise _autopilot_error(problem.text.removeprefix("Request decode failed: ")) from problem
+    except ValueError as problem:
+        raise _autopilot_error(str(problem)) from problem
+    cas_index = _cas_index(request)
+    result = check(await request.agent.write(SetAutopilot(settings=settings, cas_index=cas_index)))
+    return json_response(result)
+
+
+def _autopilot_error(reason: str) -> HttpError:
+    return _bad(f"Error parsing autopilot config: {reason}")
+
+
+def _cas_index(request: ApiRequest) -> int | None:
+    if "cas" not in request.query:
+        return None
+    try:
+        return parse_uint(request.query.get("cas"))
+    except ValueError as problem:
+        raise _bad(f"Error parsing cas value: {problem}") from problem
+
+
+def autopilot_settings(body: Any) -> AutopilotSettings:
+    """The settings in a decoded body; what is not in it is false, 0 or "". Raises `ValueError`."""
+    if body is None:
+        raise ValueError("EOF")
+    if not isinstance(body, dict):
+        raise ValueError(f"json: cannot unmarshal {_json_kind(body)} into an object")
+    values: dict[str, Any] = {}
+    for name, value in body.items():
+        field, read = _FIELDS.get(name.lower(), ("", None))
+        if read is None:
+            raise ValueError(f'json: unknown field "{name}"')
+        if field and value is not None:
+            values[field] = read(name, value)
+    return AutopilotSettings(**values)
+
+
+def _json_kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    kinds: Mapping[type, str] = {str: "string", int: "number", float: "number", list: "array"}
+    return kinds.get(type(value), "object")
+
+
+def _wrong(name: str, value: Any) -> ValueError:
+    return ValueError(f"json: cannot unmarshal {_json_kind(value)} into field {name}")
+
+
+def _bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, value)
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, value)
+    return value
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise _wrong(name, value)
+    return value
+
+
+def _duration(name: str, value: Any) -> int:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
+        raise _wrong(name, value)
+    return value
+
+
+#: Field and reader by the name in a body, in lower case; "" for what is only read.
+_FIELDS: dict[str, tuple[str, Any]] = {
+    "cleanupdeadservers": ("cleanup_dead_servers", _bool),
+    "lastcontactthreshold": ("last_contact_threshold_ns", _duration),
+    "maxtrailinglogs": ("max_trailing_logs", _count),
+    "minquorum": ("min_quorum", _count),
+    "serverstabilizationtime": ("server_stabilization_time_ns", _duration),
+    "redundancyzonetag": ("redundancy_zone_tag", _text),
+    "disableupgrademigration": ("disable_upgrade_migration", _bool),
+    "upgradeversiontag": ("upgrade_version_tag", _text),
+    "createindex": ("", _count),
+    "modifyindex": ("", _count),
+}
+
+
+@routes.get("/v1/operator/autopilot/health")
+async def autopilot_health(request: ApiRequest) -> ApiResponse:
+    """Health as this server can tell it: of the leader, and of members that gossip sees alive."""
+    datacenter(request)
+    agent = request.agent
+    if not agent.backend.leader_address():
+        raise NoLeader
+    raft = agent.backend.statistics().get("raft", {})
+    _, servers = agent.backend.raft_configuration()
+    statuses = {
+        member.tags.get("id", member.name): member.status for member in agent.membership.members()
+    }
+    shown = [_server_health(agent, server, statuses, raft) for server in servers]
+    voters = [server for server in shown if server["Voter"]]
+    healthy = [server for server in voters if server["Healthy"]]
+    body = {
+        "Healthy": bool(shown) and all(server["Healthy"] for server in shown),
+        "FailureTolerance": max(0, len(healthy) - (len(voters) // 2 + 1)),
+        "Servers": shown,
+    }
+    return json_response(body, status=200 if body["Healthy"] else 429)
+
+
+def _server_health(
+    agent: AgentFacade, server: dict[str, Any], statuses: dict[str, int], raft: dict[str, str]
+) -> dict[str, Any]:
+    status = statuses.get(server["ID"], 0)
+    since: dict[str, str] = agent.extras.setdefault("autopilot_stable_since", {})
+    healthy = status == 1
+    if not healthy:
+        since.pop(server["ID"], None)
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {
+        "ID": server["ID"],
+        "Name": server["Node"],
+        "Address": server["Address"],
+        "SerfStatus": STATUS_NAMES.get(status, "none"),
+        "Version": COMPATIBLE_VERSION,
+        "Leader": server["Leader"],
+        "LastContact": "0s",
+        "LastTerm": int(raft.get("last_log_term", "0")),
+        "LastIndex": int(raft.get("last_log_index", "0")),
+        "Healthy": healthy,
+        "Voter": server["Voter"],
+        "StableSince": since.setdefault(server["ID"], now) if healthy else now,
+    }
+
+
+# Gossip keys
+
+
+@routes.get("/v1/operator/keyring")
+async def list_keys(request: ApiRequest) -> ApiResponse:
+    _relay_factor(request)
+    _local_only(request)
+    raise _no_keyring()
+
+
+@routes.post("/v1/operator/keyring")
+@routes.put("/v1/operator/keyring")
+@routes.delete("/v1/operator/keyring")
+async def change_keys(request: ApiRequest) -> ApiResponse:
+    try:
+        body = decode_json(request, await request.body())
+    except HttpError as problem:
+        raise HttpError(problem.status, f"Bad request: {problem.text}") from problem
+    if not isinstance(body, dict):
+        raise _bad("Request decode failed: the body must be an object with a Key")
+    _relay_factor(request)
+    if _local_only(request):
+        raise _bad("Invalid use of local-only: local-only can only be set for list requests")
+    raise _no_keyring()
+
+
+def _no_keyring() -> HttpError:
+    return HttpError(500, "no gossip encryption is in use on this agent, so there is no keyring")
+
+
+def _relay_factor(request: ApiRequest) -> int:
+    text = request.query.get("relay-factor")
+    if not text:
+        return 0
+    try:
+        factor = int(text)
+    except ValueError:
+        reason = f'strconv.Atoi: parsing "{text}": invalid syntax'
+        raise _bad(f"Error parsing relay factor: {reason}") from None
+    if not 0 <= factor <= RELAY_FACTOR_MAX:
+        raise _bad(f"Invalid relay-factor: Relay factor must be in range: [0, {RELAY_FACTOR_MAX}]")
+    return factor
+
+
+_BOOLEANS = {
+    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
+}
+
+
+def _local_only(request: ApiRequest) -> bool:
+    text = request.query.get("local-only")
+    if not text:
+        return False
+    if text not in _BOOLEANS:
+        raise _bad(f'Error parsing local-only: strconv.ParseBool: parsing "{text}": invalid syntax')
+    return _BOOLEANS[text]
