@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import ClassVar
 
 import msgspec
@@ -16,6 +17,8 @@ from registry.state.catalog import (
     instance_topics,
     instances_index,
     node_checks_topic,
+    node_services_topic,
+    node_topic,
     service_checks_topic,
     service_topic,
     state_checks_topic,
@@ -25,6 +28,8 @@ from registry.state.catalog_records import (
     CHECKS_BY_SERVICE,
     CHECKS_BY_STATE,
     INSTANCE_CHECKS,
+    INSTANCES,
+    NODES,
     PASSING,
     Check,
     Node,
@@ -37,9 +42,14 @@ from registry.state.catalog_records import (
     get_node,
     node_level_checks,
     service_index,
+    services_of_node,
 )
+from registry.state.config_entries import ingress_gateways_of
 from registry.state.topics import Topic, table_topic
 from registry.storage.store import Reader
+
+#: What reads across the whole catalog depend on.
+_TABLES = ("nodes", "services", "checks")
 
 #: Asked for instead of a state: all checks.
 ANY_STATE = "any"
@@ -150,6 +160,78 @@ class ServiceHealth(Query, tag="health-service", frozen=True, kw_only=True):
 
     def topics(self, reader: Reader) -> tuple[Topic, ...]:
         return instance_topics(reader, self.name, connect=self.connect)
+
+
+class AllHealth(Query, tag="health-all", frozen=True, kw_only=True):
+    """Every instance of every service with its checks: `list[InstanceHealth]`, by service."""
+
+    def run(self, reader: Reader) -> tuple[int, list[InstanceHealth]]:
+        result: list[InstanceHealth] = []
+        for _, group in groupby(INSTANCES.scan(reader), key=lambda each: fold(each.name)):
+            services = list(group)
+            result += with_checks(reader, services[0].name, services, together=True)
+        return max_index(reader, *_TABLES), result
+
+    def topics(self, reader: Reader) -> tuple[Topic, ...]:
+        return tuple(map(table_topic, _TABLES))
+
+
+class NodeOverview(msgspec.Struct, frozen=True):
+    """A node with all that is on it."""
+
+    node: Node
+    services: list[Service]
+    checks: list[Check]
+
+
+class NodeHealth(Query, tag="health-nodes", frozen=True, kw_only=True):
+    """Nodes with their services and checks: `list[NodeOverview]`; only `node` if that is not ""."""
+
+    node: str = ""
+
+    def run(self, reader: Reader) -> tuple[int, list[NodeOverview]]:
+        one = get_node(reader, self.node) if self.node else None
+        nodes = NODES.scan(reader) if not self.node else iter([one] if one is not None else [])
+        result = [
+            NodeOverview(
+                node,
+                list(services_of_node(reader, node.node)),
+                list(checks_of_node(reader, node.node)),
+            )
+            for node in nodes
+        ]
+        return max_index(reader, *_TABLES), result
+
+    def topics(self, reader: Reader) -> tuple[Topic, ...]:
+        if not self.node:
+            return tuple(map(table_topic, _TABLES))
+        name = self.node
+        return (node_topic(name), node_services_topic(name), node_checks_topic(name))
+
+
+class IngressHealth(Query, tag="health-ingress", frozen=True, kw_only=True):
+    """The instances of the ingress gateways that lead to a service: `list[InstanceHealth]`."""
+
+    tells_consistency: ClassVar[bool] = True
+
+    service: str
+    passing_only: bool = False
+    node_meta: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def run(self, reader: Reader) -> tuple[int, list[InstanceHealth]]:
+        found = [each.run(reader) for each in self._gateways(reader)]
+        index = max((index for index, _ in found), default=max_index(reader, "config-entries"))
+        return index, [instance for _, instances in found for instance in instances]
+
+    def _gateways(self, reader: Reader) -> list[ServiceHealth]:
+        return [
+            ServiceHealth(name=name, passing_only=self.passing_only, node_meta=self.node_meta)
+            for name in ingress_gateways_of(reader, self.service)
+        ]
+
+    def topics(self, reader: Reader) -> tuple[Topic, ...]:
+        gateways = (service_topic(each.name) for each in self._gateways(reader))
+        return (table_topic("config-entries"), *gateways)
 
 
 def with_checks(

@@ -1,0 +1,134 @@
+"""`/v1/coordinate`: where nodes are in the space of round-trip times."""
+
+from __future__ import annotations
+
+from registry.http.api import (
+    ApiRequest,
+    ApiResponse,
+    HttpError,
+    Routes,
+    empty_response,
+    index_headers,
+    json_response,
+)
+from registry.http.errors import check
+from registry.http.params import datacenter, read_response
+from registry.http.reads import ask, options_of
+from registry.http.shapes import View, fields, many, number, read_body, struct, text
+from registry.state.coordinates import (
+    DIMENSIONS,
+    Coordinate,
+    GetCoordinates,
+    ListCoordinates,
+    NodeCoordinate,
+    UpdateCoordinates,
+)
+
+routes = Routes()
+
+
+class CoordinateView(View, frozen=True):
+    vec: list[float | int]
+    error: float | int
+    adjustment: float | int
+    height: float | int
+
+
+class NodeCoordinateView(View, frozen=True):
+    node: str
+    segment: str
+    coord: CoordinateView
+
+
+def _short(value: float) -> float | int:
+    """Whole numbers without a fraction, as the API has them."""
+    return int(value) if value.is_integer() and abs(value) < 1e15 else value
+
+
+def coordinate_view(found: NodeCoordinate) -> NodeCoordinateView:
+    coord = found.coord
+    shown = CoordinateView(
+        [_short(each) for each in coord.vec],
+        _short(coord.error),
+        _short(coord.adjustment),
+        _short(coord.height),
+    )
+    return NodeCoordinateView(found.node, found.segment, shown)
+
+
+_COORDINATE_FIELDS = fields(vec=many(number), error=number, adjustment=number, height=number)
+
+
+def _coordinate(
+    vec: list[float] | None = None,
+    error: float = 0.0,
+    adjustment: float = 0.0,
+    height: float = 0.0,
+) -> Coordinate:
+    return Coordinate(vec=tuple(vec or ()), error=error, adjustment=adjustment, height=height)
+
+
+_FIELDS = fields(
+    datacenter=text,
+    node=text,
+    segment=text,
+    coord=struct(_coordinate, _COORDINATE_FIELDS),
+    token=text,
+)
+
+
+@routes.put("/v1/coordinate/update")
+async def update(request: ApiRequest) -> ApiResponse:
+    given = await read_body(request, _FIELDS, "CoordinateUpdateRequest")
+    datacenter(request)
+    coord = given.get("coord", Coordinate(vec=()))
+    if len(coord.vec) != DIMENSIONS:
+        raise HttpError(500, "incompatible coordinate")
+    known = NodeCoordinate(
+        node=given.get("node", ""), segment=given.get("segment", ""), coord=coord
+    )
+    check(await request.agent.write(UpdateCoordinates(updates=(known,))))
+    return empty_response()
+
+
+@routes.get("/v1/coordinate/nodes")
+async def nodes(request: ApiRequest) -> ApiResponse:
+    query = ListCoordinates()
+    meta = await ask(request, query)
+    return read_response(request, query, meta, _shown(request, meta.value))
+
+
+@routes.get("/v1/coordinate/node/")
+async def node(request: ApiRequest) -> ApiResponse:
+    query = GetCoordinates(node=request.argument)
+    meta = await ask(request, query)
+    shown = _shown(request, meta.value)
+    if not shown:
+        raise HttpError(404, "", tuple(index_headers(meta)))
+    return read_response(request, query, meta, shown)
+
+
+def _shown(request: ApiRequest, found: list[NodeCoordinate]) -> list[NodeCoordinateView]:
+    if "segment" in request.query:
+        found = [each for each in found if each.segment == request.query.get("segment")]
+    return [coordinate_view(each) for each in found]
+
+
+@routes.get("/v1/coordinate/datacenters")
+async def datacenters(request: ApiRequest) -> ApiResponse:
+    """The servers of each datacenter and where they are; one not yet placed is at the origin."""
+    options = options_of(request)
+    agent = request.agent
+    known = await agent.read(ListCoordinates(), options)
+    placed = {each.node: each for each in known.value if not each.segment}
+    servers = [
+        placed.get(member.name, NodeCoordinate(node=member.name, coord=Coordinate()))
+        for member in agent.membership.members()
+        if member.tags.get("role") == "consul"
+    ]
+    area = {
+        "Datacenter": agent.datacenter,
+        "AreaID": "wan",
+        "Coordinates": [coordinate_view(each) for each in servers],
+    }
+    return json_response([area])

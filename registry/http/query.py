@@ -1,0 +1,332 @@
+"""`/v1/query`: prepared queries, kept and run."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+
+from registry.agent.durations import parse_duration
+from registry.http.api import (
+    ApiRequest,
+    ApiResponse,
+    Handler,
+    HttpError,
+    Routes,
+    empty_response,
+    index_headers,
+    json_response,
+)
+from registry.http.errors import REFUSED_STATUS, check
+from registry.http.params import CONSISTENCY_NAMES, datacenter, read_headers, read_response
+from registry.http.reads import NEAR_AGENT, ask, options_of
+from registry.http.shapes import (
+    InstanceView,
+    View,
+    fields,
+    flag,
+    instance_view,
+    integer,
+    read_body,
+    struct,
+    text,
+    text_map,
+    texts,
+    unsigned,
+)
+from registry.state.base import Query, ReadResult, Refused
+from registry.state.prepared import (
+    CreateQuery,
+    DeleteQuery,
+    ExecuteQuery,
+    Execution,
+    ExplainQuery,
+    Failover,
+    GetQuery,
+    ListQueries,
+    PreparedQuery,
+    ServiceQuery,
+    Template,
+    UpdateQuery,
+    flaw_of,
+)
+
+routes = Routes()
+
+_NOT_FOUND = "Query not found"
+_EXECUTE, _EXPLAIN = "/execute", "/explain"
+
+
+class TemplateView(View, frozen=True):
+    type: str
+    regexp: str
+    remove_empty_tags: bool
+
+
+class FailoverView(View, frozen=True):
+    nearest_n: int
+    datacenters: tuple[str, ...] | None
+
+
+class ServiceQueryView(msgspec.Struct, frozen=True):
+    service: str = msgspec.field(name="Service")
+    failover: FailoverView = msgspec.field(name="Failover")
+    only_passing: bool = msgspec.field(name="OnlyPassing")
+    ignore_check_ids: tuple[str, ...] | None = msgspec.field(name="IgnoreCheckIDs")
+    near: str = msgspec.field(name="Near")
+    tags: tuple[str, ...] | None = msgspec.field(name="Tags")
+    node_meta: dict[str, str] | None = msgspec.field(name="NodeMeta")
+    service_meta: dict[str, str] | None = msgspec.field(name="ServiceMeta")
+    connect: bool = msgspec.field(name="Connect")
+
+
+class DnsView(View, frozen=True):
+    ttl: str
+
+
+class QueryView(View, frozen=True):
+    id: str
+    name: str
+    session: str
+    token: str
+    template: TemplateView
+    service: ServiceQueryView
+    dns: DnsView = msgspec.field(name="DNS")
+    create_index: int
+    modify_index: int
+
+
+class ExecutionView(View, frozen=True):
+    service: str
+    nodes: list[InstanceView]
+    dns: DnsView = msgspec.field(name="DNS")
+    datacenter: str
+    failovers: int
+    index: int
+    last_contact: int
+    known_leader: bool
+    consistency_level: str
+
+
+class ExplanationView(View, frozen=True):
+    query: QueryView
+    index: int
+    last_contact: int
+    known_leader: bool
+    consistency_level: str
+
+
+def query_view(query: PreparedQuery) -> QueryView:
+    template, service = query.template, query.service
+    return QueryView(
+        query.id,
+        query.name,
+        query.session,
+        query.token,
+        TemplateView(template.type, template.regexp, template.remove_empty_tags),
+        ServiceQueryView(
+            service.service,
+            FailoverView(service.failover.nearest_n, service.failover.datacenters),
+            service.only_passing,
+            service.ignore_check_ids,
+            service.near,
+            service.tags,
+            service.node_meta,
+            service.service_meta,
+            service.connect,
+        ),
+        DnsView(query.dns_ttl),
+        query.create_index,
+        query.modify_index,
+    )
+
+
+_SERVICE_FIELDS = {
+    **fields(
+        service=text,
+        failover=struct(Failover, fields(nearest_n=integer, datacenters=texts)),
+        only_passing=flag,
+        near=text,
+        tags=texts,
+        node_meta=text_map,
+        service_meta=text_map,
+        connect=flag,
+    ),
+    "ignorecheckids": fields(ignore_check_ids=texts)["ignorecheckIds".lower()],
+}
+_FIELDS = fields(
+    id=text,
+    name=text,
+    session=text,
+    token=text,
+    template=struct(Template, fields(type=text, regexp=text, remove_empty_tags=flag)),
+    service=struct(ServiceQuery, _SERVICE_FIELDS),
+    dns=struct(lambda ttl="": ttl, fields(ttl=text)),
+    create_index=unsigned,
+    modify_index=unsigned,
+)
+
+
+async def _read_definition(request: ApiRequest) -> PreparedQuery:
+    given = await read_body(request, _FIELDS, "PreparedQuery")
+    given["dns_ttl"] = given.pop("dns", "")
+    return PreparedQuery(**given)
+
+
+def _require_sound(query: PreparedQuery) -> None:
+    if flaw := flaw_of(query, parse_duration):
+        raise HttpError(500, flaw)
+
+
+@routes.post("/v1/query")
+async def create(request: ApiRequest) -> ApiResponse:
+    query = await _read_definition(request)
+    datacenter(request)
+    if query.id:
+        raise HttpError(500, "ID must be empty when creating a new prepared query")
+    _require_sound(query)
+    created = check(await request.agent.write(CreateQuery(query=query)))
+    return json_response({"ID": created})
+
+
+@routes.get("/v1/query")
+async def list_queries(request: ApiRequest) -> ApiResponse:
+    query = ListQueries()
+    meta = await ask(request, query)
+    return read_response(request, query, meta, [query_view(each) for each in meta.value])
+
+
+@routes.get("/v1/query/")
+async def get(request: ApiRequest) -> ApiResponse:
+    """A definition by id; with `/execute` or `/explain` after it, what a name or id leads to."""
+    if request.argument.endswith(_EXECUTE):
+        return await _execute(request, request.argument.removesuffix(_EXECUTE))
+    if request.argument.endswith(_EXPLAIN):
+        return await _explain(request, request.argument.removesuffix(_EXPLAIN))
+    query = GetQuery(id=request.argument)
+    meta = await ask(request, query)
+    found = _found(request, query, meta)
+    return read_response(request, query, meta, [query_view(found)])
+
+
+@routes.put("/v1/query/")
+async def update(request: ApiRequest) -> ApiResponse:
+    _refuse_method(request)
+    query = await _read_definition(request)
+    datacenter(request)
+    query = msgspec.structs.replace(query, id=request.argument)
+    _require_sound(query)
+    check(await request.agent.write(UpdateQuery(query=query)))
+    return empty_response()
+
+
+@routes.delete("/v1/query/")
+async def delete(request: ApiRequest) -> ApiResponse:
+    _refuse_method(request)
+    datacenter(request)
+    check(await request.agent.write(DeleteQuery(id=request.argument)))
+    return empty_response()
+
+
+def _methods(request: ApiRequest) -> str:
+    runs = request.argument.endswith((_EXECUTE, _EXPLAIN))
+    return "GET" if runs else "GET,PUT,DELETE"
+
+
+def _refuse_method(request: ApiRequest) -> None:
+    """Below a query there is something that can only be read."""
+    if request.method not in _methods(request).split(","):
+        allowed = (("Allow", _methods(request)),)
+        raise HttpError(405, f"method {request.method} not allowed", allowed)
+
+
+async def _other_method(request: ApiRequest) -> ApiResponse:
+    """What a query and what is below it allow differs, so it is answered here."""
+    if request.method == "OPTIONS":
+        response = json_response({})
+        response.headers.append(("Allow", f"OPTIONS,{_methods(request)}"))
+        return response
+    allowed = (("Allow", _methods(request)),)
+    raise HttpError(405, f"method {request.method} not allowed", allowed)
+
+
+def _serve_other_methods(handler: Handler) -> None:
+    for method in ("OPTIONS", "POST"):
+        routes.add(method, "/v1/query/")(handler)
+
+
+_serve_other_methods(_other_method)
+
+
+def _found(request: ApiRequest, query: Query, meta: ReadResult) -> Any:
+    """What a read found; HttpError when that is nothing, or a refusal."""
+    headers = (*index_headers(meta), *read_headers(request, query, meta))
+    if isinstance(meta.value, Refused):
+        raise HttpError(REFUSED_STATUS.get(meta.value.kind, 500), meta.value.reason, headers)
+    if meta.value is None:
+        raise HttpError(404, _NOT_FOUND, headers)
+    return meta.value
+
+
+async def _run(request: ApiRequest, query: Query) -> ReadResult:
+    """Read without waiting: there is no index that running a query could wait for."""
+    options = msgspec.structs.replace(options_of(request), min_index=0, wait_ms=0)
+    return await request.agent.read(query, options)
+
+
+async def _execute(request: ApiRequest, name: str) -> ApiResponse:
+    limit = _limit(request)
+    agent, near = request.agent, request.query.get("near")
+    query = ExecuteQuery(
+        name=name,
+        near=_near(request, near),
+        agent_node=agent.node_name,
+        connect="connect" in request.query and request.query.get("connect") != "false",
+    )
+    meta = await _run(request, query)
+    execution: Execution = _found(request, query, meta)
+    instances = list(execution.instances)
+    if not near and not execution.query.service.near:
+        # Clients take the first one: without an order of its own, each shall be that equally often.
+        random.shuffle(instances)
+    result = ExecutionView(
+        execution.query.service.service,
+        [instance_view(each) for each in instances[: limit or None]],
+        DnsView(execution.query.dns_ttl),
+        agent.datacenter,
+        0,
+        0,
+        meta.last_contact_ms,
+        meta.known_leader,
+        CONSISTENCY_NAMES[meta.mode],
+    )
+    return read_response(request, query, meta, result)
+
+
+def _near(request: ApiRequest, near: str) -> str:
+    return request.agent.node_name if near in (NEAR_AGENT, "_ip") else near
+
+
+def _limit(request: ApiRequest) -> int:
+    """`?limit=`, 0 for none; a negative one is none, too."""
+    given = request.query.get("limit")
+    if not given:
+        return 0
+    digits = given[1:] if given[0] in "+-" else given
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 18:
+        raise HttpError(500, f'Bad limit: strconv.ParseInt: parsing "{given}": invalid syntax')
+    return max(int(given), 0)
+
+
+async def _explain(request: ApiRequest, name: str) -> ApiResponse:
+    query = ExplainQuery(name=name)
+    meta = await _run(request, query)
+    result = ExplanationView(
+        query_view(_found(request, query, meta)),
+        0,
+        meta.last_contact_ms,
+        meta.known_leader,
+        CONSISTENCY_NAMES[meta.mode],
+    )
+    return read_response(request, query, meta, result)

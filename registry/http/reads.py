@@ -1,0 +1,100 @@
+"""What the handlers of listings have in common: the question, the answer's headers, the filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+from registry.http.api import ApiRequest, ApiResponse, HttpError, index_headers
+from registry.http.filter import Selectors, compile_filter
+from registry.http.params import (
+    NO_PATH,
+    read_headers,
+    read_options,
+    read_response,
+)
+from registry.state.base import Query, ReadOptions, ReadResult
+
+T = TypeVar("T")
+
+#: Asked for in `near`: the agent that answers.
+NEAR_AGENT = "_agent"
+
+
+def options_of(request: ApiRequest) -> ReadOptions:
+    """How the request wants to be read. Refusals that a server would have made carry the index
+    headers of an empty answer, as clients that look at them first expect."""
+    try:
+        return read_options(request)
+    except HttpError as problem:
+        if problem.status != 500:
+            raise
+        nothing = ReadResult(index=0, value=None, known_leader=False)
+        headers = (*problem.headers, *index_headers(nothing))
+        raise HttpError(problem.status, problem.text, headers) from None
+
+
+async def ask(request: ApiRequest, query: Query) -> ReadResult:
+    return await request.agent.read(query, options_of(request))
+
+
+async def answer(
+    request: ApiRequest,
+    query: Query,
+    show: Callable[[Any], Any],
+    selectors: Selectors | None = None,
+) -> ApiResponse:
+    """The list that `query` finds, each item shown by `show`, kept if the request's filter fits."""
+    meta = await ask(request, query)
+    shown = [show(item) for item in meta.value]
+    if selectors is not None:
+        shown = filtered(request, query, meta, selectors, shown)
+    return read_response(request, query, meta, shown)
+
+
+def filtered(
+    request: ApiRequest, query: Query, meta: ReadResult, selectors: Selectors, items: Iterable[T]
+) -> list[T]:
+    """The items that the request's `?filter=` keeps. HttpError 500 for an expression that is none,
+    with the headers of the read that it was for."""
+    expression = request.query.get("filter")
+    if not expression:
+        return list(items)
+    try:
+        fits = compile_filter(expression, selectors)
+    except HttpError as problem:
+        headers = (*problem.headers, *index_headers(meta), *read_headers(request, query, meta))
+        raise HttpError(problem.status, problem.text, headers) from None
+    return [item for item in items if fits(msgspec.to_builtins(item))]
+
+
+def node_meta(request: ApiRequest) -> dict[str, str]:
+    """`?node-meta=k:v`, as often as given; without a colon the value is empty."""
+    pairs = (given.partition(":") for given in request.query.get_all("node-meta"))
+    return {key: value for key, _, value in pairs}
+
+
+def near(request: ApiRequest) -> str:
+    """The node to sort by, "" for none."""
+    given = request.query.get("near")
+    return request.agent.node_name if given == NEAR_AGENT else given
+
+
+def tags(request: ApiRequest) -> tuple[str, ...] | None:
+    """`?tag=`, as often as given; None when it is not there at all."""
+    return tuple(request.query.get_all("tag")) if "tag" in request.query else None
+
+
+def wanted_name(request: ApiRequest, missing: str) -> str:
+    """What the path ends in; HttpError 400 with `missing` when that is nothing."""
+    if not request.argument:
+        raise HttpError(400, missing)
+    return request.argument
+
+
+def require_home(request: ApiRequest, datacenter: str) -> None:
+    """HttpError 500 when a write is meant for a datacenter that we do not know."""
+    if datacenter and datacenter.lower() != request.agent.datacenter.lower():
+        raise HttpError(500, NO_PATH)
