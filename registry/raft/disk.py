@@ -32,6 +32,7 @@ from typing import TypeVar
 import msgspec
 
 from registry.errors import Corrupt, LocalProtocolError, StorageError
+from registry.raft.membership import decode_configuration, encode_configuration
 from registry.raft.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta
 from registry.storage.keys import RAFT, decode_u64, encode_u64
 from registry.storage.store import Batch, Reader, Store, prefix_stop
@@ -251,25 +252,23 @@ class DiskLog:
         self.pending_install = meta
 
     def finish_install(self, meta: SnapshotMeta, hard_state: HardState | None = None) -> None:
-        """Make `meta` the base, after the state was replaced. The suffix behind it stays if the
-        log holds the entry that it ends with, else the whole log goes (R-52)."""
-        keeps_suffix = self.term(meta.index) == meta.term and meta.index > self._base.index
+        """Make `meta` the base, after the state was replaced; the log goes, whole (R-52).
+
+        A snapshot that the log reaches beyond, with the same entry at its end, is never installed:
+        the core only moves its commit index then.
+        """
         batch = Batch()
         if hard_state is not None:
             batch.put(_HARD_STATE, _frame(msgspec.msgpack.encode(hard_state)))
         batch.put(_BASE, _frame(msgspec.msgpack.encode(meta)))
         batch.delete(_PENDING)
-        stop = meta.index + 1 if keeps_suffix else self.last_index() + 1
-        if stop > self.first_index():
-            batch.delete_range(_key(self.first_index()), _key(stop))
+        if self._terms:
+            batch.delete_range(_key(self.first_index()), _key(self.last_index() + 1))
         self._store.write(batch)
         self.hard_state = hard_state or self.hard_state
         self.pending_install = None
-        if keeps_suffix:
-            self._drop_until(meta)
-        else:
-            self._truncate(self.first_index())
-            self._base = meta
+        self._truncate(self.first_index())
+        self._base = meta
 
     # -- in memory ---------------------------------------------------------------------------
 
@@ -342,6 +341,11 @@ class DiskLog:
         return found
 
 
+def holds_raft_state(store: Store) -> bool:
+    """Whether this store was part of a cluster before."""
+    return not DiskLog(store).is_empty
+
+
 def bootstrap(store: Store, configuration: Configuration, identity: Identity) -> None:
     """Write the first configuration at index 1, term 1, and sync: a cluster is born (R-55).
 
@@ -353,18 +357,9 @@ def bootstrap(store: Store, configuration: Configuration, identity: Identity) ->
         raise LocalProtocolError("cannot bootstrap: this server already holds Raft state")
     first = Configuration(tuple(sorted(configuration.servers, key=lambda s: s.id)), index=1)
     log.establish(identity)
-    entry = Entry(1, 1, EntryKind.CONFIGURATION, msgspec.msgpack.encode(first))
+    entry = Entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(first))
     log.save(HardState(term=1), [entry])
     store.sync()
-
-
-def decode_configuration(entry: Entry) -> Configuration:
-    """The configuration that a CONFIGURATION entry carries, placed at that entry's index."""
-    try:
-        value = msgspec.msgpack.decode(entry.data, type=Configuration)
-    except msgspec.DecodeError as error:
-        raise Corrupt(f"the configuration at log index {entry.index} is unreadable") from error
-    return msgspec.structs.replace(value, index=entry.index)
 
 
 # -- encoding --------------------------------------------------------------------------------

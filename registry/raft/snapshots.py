@@ -178,7 +178,11 @@ class _IncomingFile:
         self.offset += len(data)
 
     def finish(self) -> SnapshotMeta:
-        meta = _complete(self._meta, self.offset, self._digest.hexdigest())
+        try:
+            meta = _complete(self._meta, self.offset, self._digest.hexdigest())
+        except Corrupt:
+            self.abort()
+            raise
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
