@@ -31,7 +31,6 @@ from registry.http.shapes import (
 )
 from registry.state.base import ReadResult
 from registry.state.catalog import (
-    Deregister,
     ListNodes,
     ListServices,
     NodeServices,
@@ -52,15 +51,9 @@ async def register(request: ApiRequest) -> ApiResponse:
 
 @routes.put("/v1/catalog/deregister")
 async def deregister(request: ApiRequest) -> ApiResponse:
-    given = await read_deregistration(request)
-    require_home(request, given.pop("datacenter", ""))
-    return json_response(
-        check(
-            await request.agent.write(
-                Deregister(node="", **given) if "node" not in given else Deregister(**given)
-            )
-        )
-    )
+    home, command = await read_deregistration(request)
+    require_home(request, home)
+    return json_response(check(await request.agent.write(command)))
 
 
 @routes.get("/v1/catalog/datacenters")

@@ -1,7 +1,7 @@
 """`/v1/config`: configuration entries, kept by kind and name.
 
-Each kind has a table of its fields, so that a misspelt one is refused; what is below them is kept as
-it was given. Fields are shown in the order of the table.
+Each kind has a table of its fields, so that a misspelt one is refused; what is below them is kept
+as it was given. Fields are shown in the order of the table.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _decoded(request: ApiRequest, body: bytes) -> dict[str, Any]:
 
 
 def _read_entry(body: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Kind, name and settings of a body; names of fields in any letter case and with underscores."""
+    """Kind, name and settings of a body; field names in any letter case, underscores or not."""
     given = {key.lower().replace("_", ""): (key, value) for key, value in body.items()}
     kind, name = given.pop("kind", ("", None))[1], given.pop("name", ("", ""))[1]
     if not kind:

@@ -1,6 +1,6 @@
 """`?filter=`: a small language of conditions on the fields of what is listed (surface 1.12).
 
-    Service.Port == 80 and (Node.Meta.os == linux or "canary" in Service.Tags) and not Checks is empty
+    Service.Port == 80 and (Node.Meta.os == linux or "v1" in Service.Tags) and not Checks is empty
 
 The grammar is `filter.lark`. A compiled expression is a plain function from an item, as builtins in
 the API's spelling, to a boolean. Which fields there are, and of what kind, is a table per listing;
@@ -239,10 +239,13 @@ _OPERATORS = {
 
 
 def _compile_match(tree: Tree[Any], selectors: Selectors) -> Predicate:
+    value: Any
+    operator: Any
+    selector: Any
     if str(tree.data) == "membership":
         value, operator, selector = tree.children
     elif str(tree.data) == "emptiness":
-        (selector, operator), value = tree.children, None
+        selector, operator, value = *tree.children, None
     else:
         selector, operator, value = tree.children
     name, form, negated = _OPERATORS[operator.type]
@@ -321,7 +324,7 @@ def _value(tree: Tree[Any] | None) -> str:
         return ""
     if str(tree.data) == "bare":
         return ".".join(_path(tree.children[0]))
-    token = tree.children[0]
+    token: Any = tree.children[0]
     return str(token) if token.type == "NUMBER" else _unquoted(token)
 
 

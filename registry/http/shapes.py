@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from registry.agent.durations import format_duration, parse_duration
 from registry.http.api import ApiRequest, HttpError
 from registry.http.params import decode_json
-from registry.state.catalog import NodeServicesResult, Register, ServiceInstance
+from registry.state.catalog import Deregister, NodeServicesResult, Register, ServiceInstance
 from registry.state.catalog_records import (
     Check,
     CheckSpec,
@@ -443,7 +443,7 @@ async def read_body(request: ApiRequest, table: Fields, path: str) -> dict[str, 
 
 
 def canonical(table: Mapping[str, str], nested: Mapping[str, Reader] | None = None) -> Reader:
-    """A reader of mesh settings: any letter case, with or without underscores; the rest is dropped."""
+    """A reader of mesh settings: any letter case, underscores or not; unknown ones are dropped."""
 
     def read_settings(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -599,8 +599,12 @@ async def read_registration(request: ApiRequest) -> Register:
     return Register(**given, checks=tuple(checks))
 
 
-async def read_deregistration(request: ApiRequest) -> dict[str, str]:
-    """Datacenter, node, service_id and check_id of a deregistration, as far as they are given."""
+async def read_deregistration(request: ApiRequest) -> tuple[str, Deregister]:
+    """The datacenter, "" for this one, and the body of a deregistration."""
     given = await read_body(request, _DEREGISTER_FIELDS, "DeregisterRequest")
-    given.pop("token", None)
-    return given
+    command = Deregister(
+        node=given.get("node", ""),
+        service_id=given.get("service_id", ""),
+        check_id=given.get("check_id", ""),
+    )
+    return given.get("datacenter", ""), command
