@@ -1,4 +1,8 @@
-"""`agent`: run an agent in the foreground."""
+"""`agent`: run an agent in the foreground.
+
+The one command that is more than a client: here the agent is handed the HTTP face, which stands
+above it and which it does not know.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,14 @@ from registry.goflags import HelpWanted
 
 
 def agent(call: Invocation) -> int:
-    from registry.agent.main import agent_help, run_agent
+    from registry.agent.flags import agent_help
+    from registry.agent.main import run_agent
     from registry.errors import RegistryError
+    from registry.http.server import HttpServer
+    from registry.http.watch_data import render_watch
 
     try:
-        return run_agent(call.arguments)
+        return run_agent(call.arguments, make_face=HttpServer, render_watch=render_watch)
     except HelpWanted:
         print(agent_help())
         return 0

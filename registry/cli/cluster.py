@@ -126,10 +126,13 @@ def force_leave(call: Invocation) -> int:
 
 def reload(call: Invocation) -> int:
     try:
-        call.client.put("/v1/agent/reload")
+        answer = call.client.put("/v1/agent/reload").json() or {}
     except RegistryError as problem:
         raise CommandError(f"Error reloading: {problem}") from problem
     say("Configuration reload triggered")
+    for item in answer.get("Items", []):
+        detail = f" ({item['Detail']})" if item["Detail"] else ""
+        say(f"  {item['Kind']} {item['Name']}: {item['Change']}, {item['Outcome']}{detail}")
     return 0
 
 
@@ -181,7 +184,7 @@ COMMANDS = {
     "reload": Command(
         "reload",
         "",
-        "Makes the agent read its configuration again; the agent's log lists what changed.",
+        "Makes the agent read its configuration again, and lists what changed.",
         reload,
         (),
         "client",

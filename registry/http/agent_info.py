@@ -222,10 +222,10 @@ async def leave(request: ApiRequest) -> ApiResponse:
 @routes.put("/v1/agent/reload")
 async def reload(request: ApiRequest) -> ApiResponse:
     try:
-        await request.agent.reload()
+        report = await request.agent.reload()
     except ConfigError as problem:
         raise HttpError(500, str(problem)) from problem
-    return empty_response()
+    return json_response(report.plain()) if report.items else empty_response()
 
 
 @routes.put("/v1/agent/token/")
