@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -11,7 +10,30 @@ from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from registry.agent.facade import AgentFacade
-from registry.http.api import HttpError, Routes
+from registry.errors import PluginError
+from registry.hooks import HttpRoute
+from registry.http import (
+    acl,
+    agent_checks,
+    agent_info,
+    agent_maintenance,
+    agent_services,
+    catalog,
+    config_entries,
+    coordinate,
+    event,
+    health,
+    internal_ui,
+    kv,
+    operator,
+    query,
+    root,
+    session,
+    snapshot,
+    status,
+    txn,
+)
+from registry.http.api import ApiRequest, ApiResponse, Handler, HttpError
 from registry.http.rim import Incoming, Rim, encode_headers
 from registry.http.routing import Router
 
@@ -19,25 +41,25 @@ logger = logging.getLogger("registry.http")
 
 #: The families, each a module with its table `routes`.
 FAMILIES = (
-    "acl",
-    "agent_checks",
-    "agent_info",
-    "agent_maintenance",
-    "agent_services",
-    "catalog",
-    "config_entries",
-    "coordinate",
-    "event",
-    "health",
-    "internal_ui",
-    "kv",
-    "operator",
-    "query",
-    "root",
-    "session",
-    "snapshot",
-    "status",
-    "txn",
+    acl,
+    agent_checks,
+    agent_info,
+    agent_maintenance,
+    agent_services,
+    catalog,
+    config_entries,
+    coordinate,
+    event,
+    health,
+    internal_ui,
+    kv,
+    operator,
+    query,
+    root,
+    session,
+    snapshot,
+    status,
+    txn,
 )
 
 #: A body that nobody set a limit for, bytes.
@@ -50,19 +72,39 @@ class ClientGone(Exception):
     """The client closed its connection before it had sent its body."""
 
 
-def family_tables() -> Iterable[Routes]:
-    for name in FAMILIES:
-        try:
-            yield importlib.import_module(f"registry.http.{name}").routes
-        except ModuleNotFoundError as problem:
-            if not (problem.name or "").startswith("registry."):
-                raise
-
-
 def create_rim(agent: AgentFacade) -> Rim:
     """The router over all families and plugins, with the rules of the rim around it."""
-    router = Router(family_tables())
+    router = Router(family.routes for family in FAMILIES)
+    if agent.plugins is not None:
+        add_plugin_routes(router, agent.plugins.http_routes())
     return Rim(agent, router)
+
+
+def add_plugin_routes(router: Router, routes: Iterable[HttpRoute]) -> None:
+    """Serve plugins' routes where the core has none; what the core has stays the core's."""
+    for route in routes:
+        try:
+            router.add(route.method, route.pattern, isolated(route))
+        except ValueError as problem:
+            logger.error("Plugin route refused: error=%s", problem)
+
+
+def isolated(route: HttpRoute) -> Handler:
+    """A plugin's handler whose failure names the plugin in the answer."""
+    plugin = route.handler.__module__.partition(".")[0]
+
+    async def handle(request: ApiRequest) -> ApiResponse:
+        try:
+            response: ApiResponse = await route.handler(request)
+        except HttpError:
+            raise
+        except Exception as problem:
+            logger.exception("Plugin route failed: plugin=%s route=%s", plugin, route.pattern)
+            reason = f"{type(problem).__name__} at {route.method} {route.pattern}"
+            raise PluginError(plugin, "registry_http_routes", reason) from problem
+        return response
+
+    return handle
 
 
 def create_app(agent: AgentFacade, rim: Rim | None = None) -> Starlette:

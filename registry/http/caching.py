@@ -13,13 +13,13 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from registry.agent.facade import AgentFacade, Backend
+from registry.agent.facade import Backend
+from registry.http.cache_control import CacheControl
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 
 if TYPE_CHECKING:
     from registry.http.api import ApiRequest
-    from registry.http.params import CacheControl
 
 #: Questions remembered, the least recently asked one is dropped. A question is about 200 bytes.
 ENTRIES_MAX = 4096
@@ -58,14 +58,15 @@ class AnswerCache:
     def __init__(self) -> None:
         self._asked: OrderedDict[object, float] = OrderedDict()
 
-    def attach(self, request: ApiRequest, control: CacheControl) -> None:
+    def attach(self, request: ApiRequest) -> None:
         """Have the reads of this request go through the cache, where its endpoint allows that."""
         ending = CACHEABLE.get(request.pattern)
-        if ending is None or not request.argument.endswith(ending):
+        allowed = request.agent.config.http_config.use_cache
+        if ending is None or not allowed or not request.argument.endswith(ending):
             return
         request.cached = CachedAnswer()
-        backend = _CachingBackend(request.agent.backend, self, request.cached, control)
-        request.agent = _with_backend(request.agent, backend)
+        backend = _CachingBackend(request.agent.backend, self, request)
+        request.agent = replace(request.agent, backend=backend)
 
     def seen(self, question: object) -> bool:
         """Whether `question` was asked before, and remember that it is asked now."""
@@ -80,22 +81,18 @@ class AnswerCache:
         return len(self._asked)
 
 
-def _with_backend(agent: AgentFacade, backend: Backend) -> AgentFacade:
-    return replace(agent, backend=backend)
-
-
 class _CachingBackend:
     """The agent's backend as one cached request sees it."""
 
-    def __init__(
-        self, below: Backend, cache: AnswerCache, answer: CachedAnswer, control: CacheControl
-    ) -> None:
-        self._below, self._cache, self._answer, self._control = below, cache, answer, control
+    def __init__(self, below: Backend, cache: AnswerCache, request: ApiRequest) -> None:
+        self._below, self._cache, self._request = below, cache, request
 
     async def read(self, query: Query, options: ReadOptions) -> ReadResult:
         result = await self._below.read(query, options)
-        known = self._cache.seen((type(query), repr(query)))
-        self._answer.hit = known and not self._control.must_revalidate
+        if self._request.cached is not None:
+            control = CacheControl.read(self._request.headers.get("cache-control", ""))
+            known = self._cache.seen(repr(query))
+            self._request.cached.hit = known and not control.must_revalidate
         return result
 
     async def write(self, command: Command) -> Any:

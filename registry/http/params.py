@@ -16,6 +16,7 @@ import msgspec
 
 from registry.agent.durations import parse_duration
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Parameters, json_response
+from registry.http.cache_control import CacheControl
 from registry.state.base import Query, ReadOptions, ReadResult
 
 U64_MAX = (1 << 64) - 1
@@ -102,15 +103,9 @@ def read_options(request: ApiRequest) -> ReadOptions:
         # The usual request; the rest would find nothing either.
         return _usual_options(request)
     mode, max_stale_ns = _consistency(request)
-    cache_control = CacheControl.read(request.headers.get("cache-control", ""))
+    CacheControl.read(request.headers.get("cache-control", ""))  # a bad one is refused here
     min_index, wait_ms = wait_of(request)
     home = datacenter(request)
-    if (
-        "cached" in query
-        and request.agent.config.http_config.use_cache
-        and request.cache is not None
-    ):
-        request.cache.attach(request, cache_control)
     return ReadOptions(
         datacenter=home,
         mode=mode,
@@ -181,35 +176,6 @@ def wait_of(request: ApiRequest) -> tuple[int, int]:
 def jittered_ms(wait_ns: int) -> int:
     """A wait in ms, never shorter than asked, with the random extra."""
     return math.ceil((wait_ns + random.uniform(0, wait_ns / JITTER_FRACTION)) / 1_000_000)
-
-
-class CacheControl(msgspec.Struct, frozen=True):
-    """The directives of `Cache-Control` that a cached read heeds. Times in seconds."""
-
-    max_age_s: int | None = None
-    must_revalidate: bool = False
-    stale_if_error_s: int = 0
-
-    @staticmethod
-    def read(header: str) -> CacheControl:
-        """Raises `HttpError` 400 on a number that is none."""
-        max_age, revalidate, stale_if_error = None, False, 0
-        for directive in header.lower().split(",") if header else ():
-            name, _, value = directive.strip().partition("=")
-            if name == "must-revalidate":
-                revalidate = True
-            elif name == "max-age":
-                max_age = _seconds(value)
-                revalidate = revalidate or max_age == 0
-            elif name == "stale-if-error":
-                stale_if_error = _seconds(value)
-        return CacheControl(max_age, revalidate, stale_if_error)
-
-
-def _seconds(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise HttpError(400, "Invalid Cache-Control header.")
-    return int(text)
 
 
 def read_response(request: ApiRequest, query: Query, meta: ReadResult, value: Any) -> ApiResponse:

@@ -54,6 +54,7 @@ class LongCycle(RequestResponseCycle):
     """One request on the long way. Spells header names as given and ends when its client goes."""
 
     task: asyncio.Task[None] | None = None
+    until_close = False
 
     async def run_asgi(self, app: Any) -> None:
         try:
@@ -71,7 +72,7 @@ class LongCycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         if self.response_started or message["type"] != "http.response.start":
-            await super().send(message)
+            await (self._send_until_close if self.until_close else super().send)(message)
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
@@ -80,6 +81,18 @@ class LongCycle(RequestResponseCycle):
         self.response_started = True
         self.waiting_for_100_continue = False
         self.transport.write(self._head(message["status"], message.get("headers", ())))
+
+    async def _send_until_close(self, message: Any) -> None:
+        """A stream to a client that knows no chunks ends with the connection."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        self.transport.write(message.get("body", b""))
+        if not message.get("more_body", False):
+            self.response_complete = True
+            self.transport.close()
+            self.on_response()
 
     def _head(self, status: int, headers: Any) -> bytes:
         """Status line and headers; uvicorn's own would put all names in lower case."""
@@ -92,7 +105,9 @@ class LongCycle(RequestResponseCycle):
             parts += (name, b": ", value, b"\r\n")
         if not self.keep_alive:
             parts.append(b"Connection: close\r\n")
-        if self.chunked_encoding is None and self.scope["method"] != "HEAD":
+        if self.chunked_encoding is None and self.scope["http_version"] == "1.0":
+            self.until_close = True
+        elif self.chunked_encoding is None and self.scope["method"] != "HEAD":
             self.chunked_encoding = True
             parts.append(b"Transfer-Encoding: chunked\r\n")
         parts.append(b"\r\n")
@@ -165,6 +180,8 @@ class ApiProtocol(HttpToolsProtocol):
         self.deadlines = deadlines
         self.short_way = short_way
         self.cycle: Any = None
+        #: The request that a handler works on; `cycle` is the one being read, maybe a later one.
+        self.running: Any = None
         self.access_log = False
         self.remote: tuple[str, int] = ("", 0)
         self.over_limit = 0
@@ -185,12 +202,13 @@ class ApiProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.limit.leave(self.remote[0])
-        cycle = self.cycle
         super().connection_lost(exc)
-        if cycle is not None and cycle.task is not None and not cycle.response_complete:
-            # Nobody is left to answer: a blocking query must not keep its place (surface 1.1).
-            cycle.task.cancel()
         self.pipeline.clear()
+        running = self.running
+        if running is not None and not running.response_complete:
+            # Nobody is left to answer: a blocking query must not keep its place (surface 1.1).
+            running.disconnected = True
+            running.task.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._reading_head:
@@ -205,6 +223,9 @@ class ApiProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, b"400 Bad Request")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The request is answered as if it had not asked for another protocol."""
 
     def _refuse(self, status: int, text: bytes, headers: bytes = b"") -> None:
         """Answer without having a request, and close."""
@@ -290,7 +311,7 @@ class ApiProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=http_version == "1.1" and self.parser.should_keep_alive(),
+            keep_alive=self._keeps_alive(http_version),
             on_response=self.on_response_complete,
         )
         self.deadline_s = self.loop.time() + self.deadlines.body_s
@@ -300,15 +321,20 @@ class ApiProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        cycle.task = self._spawn(cycle.run_asgi(app))
+    def _keeps_alive(self, http_version: str) -> bool:
+        plain = http_version == "1.1" and not self.parser.should_upgrade()
+        return plain and self.parser.should_keep_alive()
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._run(cycle, cycle.run_asgi(app))
+
+    def _run(self, cycle: Any, work: Any) -> None:
         """Tasks belong to the server: it cancels and awaits them when it stops."""
         task: asyncio.Task[None] = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-        return task
+        cycle.task = task
+        self.running = cycle
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -332,7 +358,7 @@ class ApiProtocol(HttpToolsProtocol):
         self.deadline_s = 0.0
         cycle.more_body = False
         if type(cycle) is ShortCycle:
-            cycle.task = self._spawn(self._answer(cycle))
+            self._run(cycle, self._answer(cycle))
         else:
             cycle.message_event.set()
 
@@ -342,12 +368,18 @@ class ApiProtocol(HttpToolsProtocol):
         incoming = Incoming(
             cycle.method, cycle.path, cycle.query, cycle.headers, cycle.read_body, self.remote
         )
-        response = await self.rim.answer(incoming)
+        try:
+            wire = self._encode(cycle, await self.rim.answer(incoming))
+        except Exception:
+            logger.exception("Request failed: path=%s", cycle.path)
+            cycle.response_complete = True
+            self._refuse(500, b"Internal Server Error")
+            return
         if self.flow.write_paused:
             await self.flow.drain()
         if cycle.disconnected:
             return
-        self.transport.write(self._encode(cycle, response))
+        self.transport.write(wire)
         cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import msgspec
 from registry.agent.durations import format_duration
 from registry.agent.facade import AgentFacade
 from registry.agent.metrics import Timer
+from registry.errors import ConfigError
 from registry.http import compression, params
 from registry.http.api import ApiRequest, ApiResponse, HttpError, decode_path, text_response
 from registry.http.caching import AnswerCache
@@ -41,6 +43,9 @@ BLOCKED = "Endpoint is blocked by agent configuration"
 RESTRICTED = "Access is restricted"
 
 HTML_TYPE = "text/html; charset=utf-8"
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADERS_KEY = "http_config.response_headers"
 
 #: Methods that change nothing and pass `allow_write_http_from`.
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -93,6 +98,9 @@ class Rim:
             for network in config.http_config.allow_write_http_from
         )
         self._extra_headers = list(config.http_config.response_headers.items())
+        for name, _ in self._extra_headers:
+            if not _HEADER_NAME.fullmatch(name):
+                raise ConfigError(f'"{name}" is no header name', field=_HEADERS_KEY)
         if config.translate_wan_addrs:
             self._extra_headers.append(("X-Consul-Translate-Addresses", "true"))
 
@@ -153,6 +161,8 @@ class Rim:
             if method == "OPTIONS":
                 return ApiResponse(headers=[("Allow", endpoint.allow)])
             raise HttpError(405, f"method {method} not allowed", (("Allow", endpoint.allow),))
+        if "cached" in request.query:
+            self.cache.attach(request)
         if self._writers and method not in READING:
             self._check_writer(request.client[0])
         if request.pattern.startswith(NAMESPACED):

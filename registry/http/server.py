@@ -27,6 +27,7 @@ from registry.errors import ConfigError
 from registry.http.app import create_app, create_rim
 from registry.http.limits import ConnectionLimit, Deadlines
 from registry.http.protocol import ApiProtocol
+from registry.http.rim import Rim
 
 logger = logging.getLogger("registry.http")
 
@@ -79,13 +80,14 @@ class HttpServer:
         *,
         listeners: list[Listen] | None = None,
         deadlines: Deadlines | None = None,
+        rim: Rim | None = None,
         short_way: bool = True,
     ) -> None:
         self.agent = agent
         self.listeners = configured_listeners(agent.config) if listeners is None else listeners
         self.deadlines = deadlines or Deadlines()
         self.limit = ConnectionLimit(agent.config.limits.http_max_conns_per_client)
-        self.rim = create_rim(agent)
+        self.rim = rim or create_rim(agent)
         self.app = create_app(agent, self.rim)
         self.state = ServerState()
         self._short_way = short_way

@@ -10,6 +10,7 @@ from registry.agent.config import AgentConfig
 from registry.agent.facade import AgentFacade, Backend, Member
 from registry.errors import NotFound, Unavailable
 from registry.http.limits import Deadlines
+from registry.http.rim import Rim
 from registry.http.server import HttpServer, Listen
 from registry.testing.consensus import InstantBackend
 
@@ -66,11 +67,17 @@ def make_facade(
 
 @asynccontextmanager
 async def serving(
-    facade: AgentFacade, *, deadlines: Deadlines | None = None, short_way: bool = True
+    facade: AgentFacade,
+    *,
+    deadlines: Deadlines | None = None,
+    rim: Rim | None = None,
+    short_way: bool = True,
 ) -> AsyncIterator[HttpServer]:
     """The API on 127.0.0.1 at `server.port`, until the block ends."""
     listeners = [Listen("127.0.0.1", 0)]
-    server = HttpServer(facade, listeners=listeners, deadlines=deadlines, short_way=short_way)
+    server = HttpServer(
+        facade, listeners=listeners, deadlines=deadlines, rim=rim, short_way=short_way
+    )
     await server.start()
     try:
         yield server
