@@ -128,12 +128,16 @@ def refuse_scripts(
 
 
 def with_minimums(
-    check: CheckDefinition, name: str, *, deregister_after_ns_min: int = DEREGISTER_AFTER_NS_MIN
+    check: CheckDefinition,
+    name: str = "",
+    *,
+    deregister_after_ns_min: int = DEREGISTER_AFTER_NS_MIN,
 ) -> tuple[CheckDefinition, list[str]]:
     """`check` with its times raised to the smallest allowed, and a warning for each one raised.
 
-    `name` is what the warnings call it.
+    `name` is what the warnings call it; by default its id or name.
     """
+    name = name or f"check {check.id or check.name!r}"
     raised: dict[str, int] = {}
     warnings = []
     for field, key, least in (

@@ -66,8 +66,8 @@ def line_of(text: str, path: str) -> int | None:
 
     `text` is a file that one of the readers has accepted; None when the key is not found in it.
     """
-    reader = _Reader(text)
     try:
+        reader = _Reader(text)
         reader.read()
     except _HclError:
         return None

@@ -179,7 +179,9 @@ def _settled(
 
 
 def _mentions(source: ConfigSource, path: str) -> bool:
-    if path in flattened(source.decoded.values):
+    if any(
+        leaf == path or leaf.startswith(f"{path}.") for leaf in flattened(source.decoded.values)
+    ):
         return True
     # A definition's path names its place in this very file.
     return any(
