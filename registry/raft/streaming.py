@@ -55,11 +55,18 @@ class Sending:
         self._answer: SnapshotReply | None = None
         self._answered = asyncio.Event()
         self._cancelled = False
+        self._reached = 0  # the index up to which the peer is known to have everything
 
     def answer(self, reply: SnapshotReply) -> None:
         """The peer has acknowledged something."""
         if reply.snapshot_id == self.meta.id:
             self._answer = reply
+            self._answered.set()
+
+    def reached(self, index: int) -> None:
+        """The peer's log is durable up to `index`: perhaps it has installed the snapshot."""
+        self._reached = max(self._reached, index)
+        if self._reached >= self.meta.index:
             self._answered.set()
 
     def cancel(self) -> None:
@@ -68,7 +75,7 @@ class Sending:
         self._answered.set()
 
     async def run(self) -> bool:
-        """Send until the peer has it all; False when it refused, or stopped answering."""
+        """Send until the peer has installed it; False when it refused, or stopped answering."""
         loop = asyncio.get_running_loop()
         offset = attempts = 0
         while attempts < ATTEMPTS_MAX and not self._cancelled:
@@ -78,18 +85,20 @@ class Sending:
             )
             done = offset + len(data) >= self.meta.size
             self._answer = None
+            if self._reached >= self.meta.index:
+                return True
             self._answered.clear()
             self._send(offset, data, done)
             # The pause is the bandwidth bound: what is sent must not crowd out the log (R-30).
             await asyncio.sleep(len(data) / self._settings.bytes_per_second)
             reply = await self._next_answer()
+            if self._reached >= self.meta.index:
+                return True
             if reply is None:
                 attempts += 1
                 continue
             if reply.refused:
                 return False
-            if reply.done:
-                return True
             attempts = attempts + 1 if reply.offset == offset else 0
             offset = min(reply.offset, self.meta.size)
         return False

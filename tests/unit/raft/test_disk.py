@@ -163,20 +163,17 @@ def test_compaction_keeps_the_newest_entries_within_a_size() -> None:
     assert log.index_keeping(500, 1 << 20) == 0
 
 
-@pytest.mark.parametrize(
-    ("meta_term", "last"), [(2, 6), (1, 4)], ids=["suffix fits and stays", "another log goes"]
-)
-def test_installing_a_snapshot(meta_term: int, last: int) -> None:
+def test_installing_a_snapshot_replaces_the_log() -> None:
     store = MemoryStore()
     log = filled(store, 1, 1, 2, 2, 2, 2)
-    meta = SnapshotMeta("2-4-ab", 4, meta_term, ONE, size=3)
+    meta = SnapshotMeta("3-4-ab", 4, 3, ONE, size=3)
     log.begin_install(meta)
     assert DiskLog(store).pending_install == meta
     log.finish_install(meta)
     for view in (log, DiskLog(store)):
         assert view.pending_install is None
-        assert (view.first_index(), view.last_index()) == (5, last)
-        assert view.term(4) == meta_term
+        assert (view.first_index(), view.last_index()) == (5, 4)
+        assert view.term(4) == 3
         assert view.configuration == ONE
 
 

@@ -109,7 +109,9 @@ class Link:
         self.sending: Sending | None = None
 
     async def send(self, snapshot: SnapshotMeta) -> bool:
-        settings = StreamSettings(chunk_bytes=10, bytes_per_second=1 << 30, answer_timeout_s=0.02 if self._loss else 10)
+        settings = StreamSettings(
+            chunk_bytes=10, bytes_per_second=1 << 30, answer_timeout_s=0.02 if self._loss else 10
+        )
         self.sending = Sending(snapshot, self._source, settings, self._executor, self._chunk)
         async with asyncio.TaskGroup() as group:
             receiver = group.create_task(self.receiving.run())
@@ -144,11 +146,11 @@ class Link:
 
     def _finished(self, of: SnapshotMeta, sender: str) -> None:
         self.received.append(of)
-        self._reply(of, of.size, done=True)
+        assert self.sending is not None
+        if self._random.random() >= self._loss:
+            self.sending.reached(of.index)
 
-    def _reply(
-        self, of: SnapshotMeta, offset: int, *, done: bool = False, refused: bool = False
-    ) -> None:
+    def _reply(self, of: SnapshotMeta, offset: int, *, refused: bool) -> None:
         assert self.sending is not None
         if self._random.random() < self._loss:
             return
@@ -159,7 +161,6 @@ class Link:
                 term=1,
                 snapshot_id=of.id,
                 offset=offset,
-                done=done,
                 refused=refused,
             )
         )

@@ -1,0 +1,910 @@
+"""The shell around the Raft core: one loop that feeds it and does what its `Ready` asks for.
+
+Life of a write on the leader:
+
+    propose ─> inbox ─> core.propose ─> Ready: entries ─> store.write (loop, unsynced)
+                                                            │ store.sync (its own thread)
+      meanwhile the next group gathers in the inbox         v
+    answer <─ machine.apply (one write) <─ Ready: committed <─ core.persisted(token)
+
+**Group commit.** There is at most one sync under way. Whatever was written while it ran is covered
+by the next one, so a thousand concurrent proposals share a sync and a single one pays for one
+(R-11). Messages that promise something (`Ready.after`) wait in line behind the sync that makes the
+promise durable (section 3 of the requirements); nothing is acknowledged before.
+
+**One WAL.** Log and state are in one store, so the state's batch needs no sync of its own: a crash
+that loses it also finds the entries again that lead to it, and applies them again (R-7).
+
+**Compaction.** For the same reason the log is cut without writing a snapshot: the state at the cut
+is already in the store, ahead of the cut in the same WAL (see `registry.raft.disk`). A snapshot is
+written only for a peer that has fallen behind the log (`registry.raft.streaming`).
+
+**Time.** Ticks are counted off a monotonic clock, all that are due before anything else is handled,
+so that the core never believes an old contact to be a new one. A gap far above a tick (the process
+or the machine was paused) is told to the core before any read is answered (R-37).
+
+**Failure.** A failed sync or write ends `run` with that error; the process must stop and trust only
+what it reads back (R-8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import random
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from registry.errors import (
+    Corrupt,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    StorageError,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+)
+from registry.raft.core import RaftConfig, RaftCore
+from registry.raft.disk import DiskLog, Identity
+from registry.raft.membership import ConfigChange
+from registry.raft.messages import (
+    AnyMessage,
+    AppendReply,
+    Configuration,
+    Entry,
+    EntryKind,
+    Role,
+    SnapshotChunk,
+    SnapshotMeta,
+    SnapshotReply,
+)
+from registry.raft.ready import RaftRole, Ready, RoleChange
+from registry.raft.snapshots import (
+    FileSnapshots,
+    MemorySnapshots,
+    SnapshotStore,
+    new_snapshot_id,
+    write_snapshot,
+)
+from registry.raft.streaming import Receiving, Sending, StreamSettings
+from registry.raft.syncer import Syncer
+from registry.raft.transport import NullTransport, Transport
+from registry.storage.store import Snapshot, Store
+
+logger = logging.getLogger("registry.raft")
+
+
+#: What `last_contact_ms` says when no leader was ever heard: longer than any `max_stale`.
+NEVER_MS = 1 << 53
+
+
+class Machine(Protocol):
+    """The replicated state as the driver needs it; `registry.state.machine.StateMachine`."""
+
+    @property
+    def applied_index(self) -> int:
+        """Index of the last entry whose effect is in the store."""
+        ...
+
+    def apply(self, entries: Sequence[Entry]) -> list[Any]:
+        """Apply a committed batch with one write; a result per entry, None if not a COMMAND."""
+        ...
+
+    def dump(self, snapshot: Snapshot) -> Iterator[bytes]:
+        """The state as of a store snapshot, in chunks; called in a thread."""
+        ...
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the whole state, applied index and all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftSettings:
+    """Timing and limits (section 17 of the requirements)."""
+
+    election_timeout_ms: int = 5000
+    proposals_max: int = 4096
+    proposal_bytes_max: int = 32 << 20
+    #: Messages from peers waiting to be handled; more are dropped, Raft asks again.
+    messages_max: int = 8192
+    compaction_threshold_entries: int = 16_384
+    compaction_threshold_bytes: int = 64 << 20
+    compaction_interval_ms: int = 30_000
+    #: Kept behind a compaction for peers that lag: so many entries, but not more than so much.
+    trailing_entries: int = 10_240
+    trailing_bytes: int = 32 << 20
+    snapshot_chunk_bytes: int = 256 << 10
+    snapshot_bytes_per_second: int = 64 << 20
+    #: How long a transfer may hold back compaction (R-54).
+    snapshot_transfer_ms_max: int = 600_000
+
+    @classmethod
+    def scaled(cls, raft_multiplier: int = 5) -> RaftSettings:
+        """The timing of `performance.raft_multiplier`, 1 (fast machines) to 10."""
+        return cls(election_timeout_ms=1000 * raft_multiplier)
+
+    @property
+    def tick_ms(self) -> float:
+        return min(50.0, self.election_timeout_ms / 20)
+
+    @property
+    def election_ticks(self) -> int:
+        return round(self.election_timeout_ms / self.tick_ms)
+
+
+@dataclass(slots=True)
+class _Proposal:
+    """Something to append, and who waits for it to be applied."""
+
+    data: bytes
+    kind: EntryKind
+    future: asyncio.Future[Any]
+
+
+class RaftDriver:
+    """One server's consensus. Everything but `run` is called from the loop that runs it."""
+
+    def __init__(
+        self,
+        *,
+        server_id: str,
+        store: Store,
+        machine: Machine,
+        cluster_id: str = "",
+        transport: Transport | None = None,
+        settings: RaftSettings | None = None,
+        snapshot_directory: Path | None = None,
+        on_role_change: Callable[[RoleChange], None] | None = None,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Read and verify what the store holds; nothing happens before `run`.
+
+        Snapshots for peers go to `snapshot_directory`, or are kept in memory without one.
+        `clock` gives seconds that never go back, and goes on while the machine sleeps.
+        Raises `Corrupt` when log and state do not fit together, `StorageError` when the store is
+        another server's.
+        """
+        self._settings = settings or RaftSettings()
+        self._store = store
+        self._machine = machine
+        self._transport = transport or NullTransport()
+        #: Called on the loop at every change of role or leader, before anybody else hears of it.
+        self.on_role_change = on_role_change
+        self._clock = clock or _steady_clock
+        self._random = rng or random.Random()
+        self._server_id = server_id
+        self._snapshots: SnapshotStore = (
+            FileSnapshots(snapshot_directory) if snapshot_directory else MemorySnapshots()
+        )
+        self._log = DiskLog(store)
+        restarted = not self._log.is_empty
+        self._log.establish(Identity(server_id, cluster_id))
+        self._recover()
+        self._core = RaftCore(
+            self._config(cluster_id),
+            self._log,
+            self._log.hard_state,
+            self._log.configuration,
+            machine.applied_index,
+            self._random,
+            restarted=restarted,
+        )
+        self._peers_told: Configuration | None = None
+
+        # Input, collected until the next step.
+        self._messages: list[AnyMessage] = []
+        self._proposals: list[_Proposal] = []
+        self._reads_wanted: dict[bool, list[asyncio.Future[None]]] = {True: [], False: []}
+        self._requests: list[Callable[[], None]] = []
+        self._synced: int | None = None
+        self._failure: BaseException | None = None
+        self._awake = False
+        self._waker: asyncio.Future[None] | None = None
+
+        # Output under way.
+        self._unsynced: deque[Ready] = deque()  # written or waiting in line, in token order
+        self._syncing = False
+        self._syncer: Syncer | None = None
+        self._pending: dict[int, tuple[int, asyncio.Future[Any]]] = {}  # index -> term, waiter
+        self._queued_bytes = 0
+        self._contexts = itertools.count(1)
+        self._reads: dict[int, list[asyncio.Future[None]]] = {}  # context -> waiters
+        #: Confirmed reads that wait for apply: (index, tie-breaker, waiters).
+        self._reads_ready: list[tuple[int, int, list[asyncio.Future[None]]]] = []
+        self._leadership_ends: list[asyncio.Future[None]] = []
+        self._leader_waiters: list[asyncio.Future[None]] = []
+        self._tasks: asyncio.TaskGroup | None = None
+        #: Snapshots are written and read here: at most one at a time, never on the loop.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="raft-snapshot")
+        self._snapshotting = asyncio.Lock()
+        self._sendings: dict[str, Sending] = {}
+        self._pins: dict[str, int] = {}  # peer -> index that compaction must not pass
+        self._receiving = Receiving(
+            self._snapshots, self._executor, self._acknowledge_chunk, self._snapshot_received
+        )
+        self._ticked_at = 0.0
+        self._tick_s = self._settings.tick_ms / 1000
+        self._messages_dropped = 0
+        self._syncs = 0
+
+    def _config(self, cluster_id: str) -> RaftConfig:
+        settings = self._settings
+        return RaftConfig(
+            id=self._server_id,
+            cluster_id=cluster_id,
+            election_ticks=settings.election_ticks,
+            heartbeat_ticks=max(1, settings.election_ticks // 10),
+            max_proposals=settings.proposals_max,
+            max_proposal_bytes=settings.proposal_bytes_max,
+        )
+
+    def _recover(self) -> None:
+        """Finish what a crash interrupted, and check that log and state belong together."""
+        if (meta := self._log.pending_install) is not None:
+            logger.warning("finishing the installation of snapshot %s after a restart", meta.id)
+            self._install(meta)
+            self._store.sync()
+        applied, first, last = (
+            self._machine.applied_index,
+            self._log.first_index(),
+            self._log.last_index(),
+        )
+        if not first - 1 <= applied <= last:
+            raise Corrupt(
+                f"the state is at index {applied}, but the Raft log holds {first}..{last}; "
+                "restore this server from a backup, or wipe it and let it rejoin as a new one"
+            )
+
+    # -- what callers ask --------------------------------------------------------------------
+
+    async def propose(self, data: bytes) -> Any:
+        """Replicate a command and return its result, once committed, durable and applied.
+
+        Definitely not done: `NotLeader`, `Overloaded`, `TooLarge`. `OutcomeUnknown`: it was
+        appended, then leadership was lost or the server stopped; repeat only what is safe to
+        repeat (R-66). Cancelling the call does not take the command back.
+        """
+        if len(data) > self._core.config.max_entry_bytes:
+            raise TooLarge(
+                f"a command of {len(data)} bytes is over the limit of "
+                f"{self._core.config.max_entry_bytes}"
+            )
+        return await self._enqueue(data, EntryKind.COMMAND)
+
+    async def barrier(self) -> None:
+        """Return once everything proposed before is applied here (R-68). Raises like `propose`."""
+        await self._enqueue(b"", EntryKind.BARRIER)
+
+    def try_lease_read(self) -> bool:
+        """Whether the applied state may answer a default read right now, under the lease (R-36)."""
+        if self._clock() - self._ticked_at >= self._tick_s:
+            # We may have been paused since the last tick: the lease must not be older than it says.
+            self._advance_clock()
+            self._wake()
+        index = self._core.lease_read_index()
+        return index is not None and index <= self._core.applied_index
+
+    async def read_barrier(self, consistent: bool = False) -> None:
+        """Return once the applied state may answer: by the lease, or by a quorum round if
+        `consistent` (R-35); reads that wait at the same time share a round. Raises `NotLeader`."""
+        if not consistent and self.try_lease_read():
+            return
+        self._check_running()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reads_wanted[consistent].append(future)
+        self._wake()
+        await future
+
+    async def change_configuration(self, change: ConfigChange) -> None:
+        """Carry out one membership change; returns once it is committed (R-41, R-42).
+
+        Raises `Rejected` for a change that must not be, `NotLeader`, `OutcomeUnknown`.
+        """
+
+        def append(future: asyncio.Future[Any]) -> None:
+            term, index = self._core.propose_configuration(change)
+            self._pending[index] = (term, future)
+
+        await self._request(append)
+
+    async def transfer(self, target: str | None = None) -> None:
+        """Hand leadership to `target`, or to the voter that is best prepared (R-47).
+
+        Returns once this server leads no more. Raises `TimedOut` when that did not come about
+        within an election timeout, and `Rejected` or `NotLeader` when it can not be begun.
+        """
+
+        def begin(future: asyncio.Future[Any]) -> None:
+            self._core.transfer(target)
+            self._leadership_ends.append(future)
+
+        # Half a timeout longer than the core tries, so that its own end of it comes first.
+        limit_s = 1.5 * self._settings.election_timeout_ms / 1000
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._request(begin)
+        except TimeoutError:
+            raise TimedOut(f"leadership was not taken over within {limit_s:.1f} s") from None
+
+    async def wait_for_leader(self) -> str:
+        """Return the id of the leader once one is known, this server or another.
+
+        Gives way to other tasks at least once, so that a loop of it and `propose` stays polite.
+        """
+        await asyncio.sleep(0)
+        while not self.leader_id:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._leader_waiters.append(future)
+            await future
+        return self.leader_id
+
+    def receive(self, message: AnyMessage) -> None:
+        """Hand in what a peer sent. Dropped when too much is waiting (R-5)."""
+        if len(self._messages) >= self._settings.messages_max:
+            self._messages_dropped += 1
+            return
+        self._messages.append(message)
+        self._wake()
+
+    def unreachable(self, peer: str) -> None:
+        """The transport lost its connection to `peer`."""
+        self._requests.append(lambda: self._core.unreachable(peer))
+        self._wake()
+
+    # -- facts -------------------------------------------------------------------------------
+
+    @property
+    def server_id(self) -> str:
+        return self._server_id
+
+    @property
+    def term(self) -> int:
+        return self._core.term
+
+    @property
+    def role(self) -> RaftRole:
+        return self._core.role
+
+    @property
+    def is_leader(self) -> bool:
+        return self._core.role is RaftRole.LEADER
+
+    @property
+    def leader_id(self) -> str:
+        """Who leads as far as is known here; "" when nobody is known to."""
+        return self._core.leader_id or ""
+
+    @property
+    def leader_address(self) -> str:
+        leader_id = self.leader_id
+        servers = self._core.configuration.servers
+        return next((server.address for server in servers if server.id == leader_id), "")
+
+    @property
+    def commit_index(self) -> int:
+        return self._core.commit_index
+
+    @property
+    def applied_index(self) -> int:
+        return self._core.applied_index
+
+    @property
+    def last_index(self) -> int:
+        return self._core.last_index
+
+    @property
+    def configuration(self) -> Configuration:
+        return self._core.configuration
+
+    def last_contact_ms(self) -> int:
+        """Milliseconds since a leader was last heard: 0 on the leader itself, `NEVER_MS` if none
+        was since the start."""
+        if self.is_leader:
+            return 0
+        ticks = self._core.last_contact_ticks
+        if ticks is None:
+            return NEVER_MS
+        return int(ticks * self._settings.tick_ms + (self._clock() - self._ticked_at) * 1000)
+
+    def statistics(self) -> dict[str, str]:
+        """The block "raft" of the agent's Stats, in the words of its API."""
+        configuration = self._core.configuration
+        contact = self.last_contact_ms()
+        base = self._log.snapshot_meta()
+        voters = [server for server in configuration.servers if server.role is Role.VOTER]
+        is_voter = any(server.id == self._server_id for server in voters)
+        return {
+            "applied_index": str(self.applied_index),
+            "commit_index": str(self.commit_index),
+            "fsm_pending": str(self.commit_index - self.applied_index),
+            "last_contact": "never" if contact == NEVER_MS else f"{contact}ms" if contact else "0",
+            "last_log_index": str(self.last_index),
+            "last_log_term": str(self._log.term(self._log.last_index()) or 0),
+            "last_snapshot_index": str(base.index if base else 0),
+            "last_snapshot_term": str(base.term if base else 0),
+            "latest_configuration_index": str(configuration.index),
+            "messages_dropped": str(self._messages_dropped),
+            "num_peers": str(len(voters) - is_voter),
+            "protocol_version": "3",
+            "state": self._core.role.value.capitalize(),
+            "syncs": str(self._syncs),
+            "term": str(self.term),
+        }
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Drive the core until cancelled. Ends with the error when a write or sync fails."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._begin(tasks)
+                while True:
+                    await self._input()
+                    self._step()
+        except BaseExceptionGroup as group:
+            # One cause stops a server; the owner should not have to dig for it.
+            raise next(_leaves(group)) from None
+        finally:
+            self._end()
+
+    def _begin(self, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = tasks
+        self._syncer = Syncer(self._store, loop, self._on_synced)
+        self._ticked_at = self._clock()
+        tasks.create_task(self._wake_for_ticks(), name="raft-ticks")
+        tasks.create_task(self._compact_now_and_then(), name="raft-compaction")
+        tasks.create_task(self._receiving.run(), name="raft-snapshot-receiving")
+        if self._is_only_voter():
+            # Nobody else can lead, so there is nothing to wait for.
+            self._core.campaign()
+        self._wake()
+
+    def _is_only_voter(self) -> bool:
+        voters = [s.id for s in self._core.configuration.servers if s.role is Role.VOTER]
+        return voters == [self._server_id]
+
+    def _end(self) -> None:
+        self._tasks = None
+        if self._syncer is not None:
+            self._syncer.close()
+        self._executor.shutdown()
+        self._fail_pending("the server stopped")
+        _refuse((proposal.future for proposal in self._proposals), None)
+        self._proposals.clear()
+        for futures in [*self._reads_wanted.values(), *self._reads.values()]:
+            _refuse(futures, None)
+        for _, _, futures in self._reads_ready:
+            _refuse(futures, None)
+        _refuse([*self._leadership_ends, *self._leader_waiters], None)
+
+    async def _wake_for_ticks(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            self._wake()
+
+    async def _input(self) -> None:
+        if not self._awake:
+            self._waker = asyncio.get_running_loop().create_future()
+            await self._waker
+            self._waker = None
+        self._awake = False
+
+    def _wake(self) -> None:
+        self._awake = True
+        if self._waker is not None and not self._waker.done():
+            self._waker.set_result(None)
+
+    def _step(self) -> None:
+        """Hand all collected input to the core, then do what it wants."""
+        self._advance_clock()
+        if self._failure is not None:
+            raise self._failure
+        if self._synced is not None:
+            self._finish_sync(self._synced)
+        messages, self._messages = self._messages, []
+        for message in messages:
+            self._deliver(message)
+        requests, self._requests = self._requests, []
+        for request in requests:
+            request()
+        self._append_proposals()
+        self._begin_reads()
+        while self._core.has_ready():
+            self._execute(self._core.ready())
+        self._tell_transport()
+
+    def _advance_clock(self) -> None:
+        """Count the ticks that are due."""
+        ticks = int((self._clock() - self._ticked_at) / self._tick_s)
+        if ticks <= 0:
+            return
+        self._ticked_at += ticks * self._tick_s
+        ticks_max = max(1, self._settings.election_ticks // 2)
+        if ticks > ticks_max:
+            logger.warning(
+                "the clock jumped by %d ms: the process or the machine was paused",
+                ticks * self._settings.tick_ms,
+            )
+            # What the peers said meanwhile is still to be read: the jump voids every lease, but
+            # does not by itself run out the timeouts.
+            self._core.clock_jumped()
+            ticks = ticks_max
+        self._core.tick(ticks)
+
+    def _append_proposals(self) -> None:
+        """Everything that gathered, each kind as one call: one group, one sync."""
+        if not self._proposals:
+            return
+        proposals, self._proposals = self._proposals, []
+        self._queued_bytes = 0
+        for kind, group in itertools.groupby(proposals, key=lambda proposal: proposal.kind):
+            batch = list(group)
+            try:
+                positions = self._core.propose([proposal.data for proposal in batch], kind)
+            except (Rejected, Unavailable) as error:
+                for proposal in batch:
+                    _fail(proposal.future, error)
+                continue
+            for proposal, (term, index) in zip(batch, positions, strict=True):
+                self._pending[index] = (term, proposal.future)
+
+    def _begin_reads(self) -> None:
+        for consistent, futures in self._reads_wanted.items():
+            if not futures:
+                continue
+            context = next(self._contexts)
+            try:
+                self._core.read(context, consistent=consistent)
+            except Unavailable as error:
+                for future in futures:
+                    _fail(future, error)
+            else:
+                self._reads[context] = futures
+            self._reads_wanted[consistent] = []
+
+    def _execute(self, ready: Ready) -> None:
+        """Do one `Ready`, in the order that `registry.raft.ready` documents."""
+        if ready.role_change is not None:
+            self._change_role(ready.role_change)
+        if ready.now:
+            self._transport.send(ready.now)
+        if ready.must_sync:
+            if ready.snapshot is not None:
+                self._install(ready.snapshot)
+            if ready.hard_state is not None or ready.entries:
+                self._log.save(ready.hard_state, ready.entries)
+            self._unsynced.append(ready)
+            self._start_sync()
+        elif self._unsynced:
+            self._unsynced.append(ready)  # its promises may rest on what is being synced
+        else:
+            self._complete(ready)
+        for peer in ready.snapshots_wanted:
+            if peer not in self._pins and self._tasks is not None:
+                self._tasks.create_task(self._send_snapshot(peer), name=f"raft-snapshot-{peer}")
+        if ready.committed:
+            self._apply(ready.committed)
+        for context in ready.failed_reads:
+            _refuse(self._reads.pop(context, []), self._core.leader_id)
+        for read in ready.reads:
+            entry = (read.index, read.context, self._reads.pop(read.context, []))
+            heapq.heappush(self._reads_ready, entry)
+        self._answer_reads()
+
+    def _start_sync(self) -> None:
+        if not self._syncing:
+            assert self._syncer is not None
+            self._syncing = True
+            self._syncs += 1
+            self._syncer.request(self._unsynced[-1].token)
+
+    def _on_synced(self, token: int, error: BaseException | None) -> None:
+        if error is None:
+            self._synced = token
+        else:
+            self._failure = error
+        self._wake()
+
+    def _finish_sync(self, token: int) -> None:
+        """Everything written before the sync began is durable; go on with what came after."""
+        self._synced = None
+        self._syncing = False
+        while self._unsynced and (
+            self._unsynced[0].token <= token or not self._unsynced[0].must_sync
+        ):
+            self._complete(self._unsynced.popleft())
+        if self._unsynced:
+            self._start_sync()
+
+    def _complete(self, ready: Ready) -> None:
+        """`ready` is durable: tell the core, and let its promises go."""
+        self._core.persisted(ready.token)
+        if ready.after:
+            self._transport.send(ready.after)
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        results = self._machine.apply(entries)
+        self._core.applied(entries[-1].index)
+        for entry, result in zip(entries, results, strict=True):
+            waiting = self._pending.pop(entry.index, None)
+            if waiting is None:
+                continue
+            term, future = waiting
+            if future.done():
+                continue  # the caller has gone
+            if term == entry.term:
+                future.set_result(result)
+            else:
+                # Another leader's entry is committed in its place, so it never will be.
+                future.set_exception(NotLeader(self._core.leader_id))
+
+    def _answer_reads(self) -> None:
+        applied = self._core.applied_index
+        while self._reads_ready and self._reads_ready[0][0] <= applied:
+            _resolve(heapq.heappop(self._reads_ready)[2])
+
+    def _change_role(self, change: RoleChange) -> None:
+        logger.info(
+            "raft role is %s: %s; node=%s term=%d leader=%s",
+            change.role.value,
+            change.reason,
+            self._server_id,
+            change.term,
+            change.leader_id or "unknown",
+        )
+        # Leader-only work stops before anybody is told that leadership is lost (R-68).
+        if self.on_role_change is not None:
+            self.on_role_change(change)
+        _resolve(self._leader_waiters)
+        if change.role is not RaftRole.LEADER:
+            self._fail_pending("leadership was lost before the command was committed")
+            _resolve(self._leadership_ends)
+            for sending in self._sendings.values():
+                sending.cancel()
+
+    def _fail_pending(self, reason: str) -> None:
+        for _, future in self._pending.values():
+            _fail(future, OutcomeUnknown(f"outcome unknown: {reason}"))
+        self._pending.clear()
+
+    def _deliver(self, message: AnyMessage) -> None:
+        if isinstance(message, SnapshotChunk):
+            # The core judges the sender and keeps its timers; the bytes are none of its business.
+            self._core.receive(msgspec.structs.replace(message, data=b""))
+            is_leader = message.sender == self._core.leader_id and message.term == self._core.term
+            if is_leader and message.receiver == self._server_id:
+                self._receiving.accept(message)
+            return
+        self._core.receive(message)
+        sending = self._sendings.get(message.sender)
+        if sending is None:
+            return
+        if isinstance(message, SnapshotReply):
+            sending.answer(message)
+        elif isinstance(message, AppendReply) and message.success:
+            # Installing a snapshot is acknowledged like entries, once it is durable (section 3).
+            sending.reached(message.match_index)
+
+    # -- snapshots and compaction ------------------------------------------------------------
+
+    def _install(self, meta: SnapshotMeta) -> None:
+        """Replace log and state by a snapshot that is whole on this disk (R-52).
+
+        The note that it has begun comes first in the same WAL, so a crash anywhere in between is
+        found by the next start, which does it again.
+        """
+        self._log.begin_install(meta)
+        self._machine.restore(self._snapshots.chunks(meta.id))
+        if self._machine.applied_index != meta.index:
+            raise Corrupt(
+                f"snapshot {meta.id} holds the state at index {self._machine.applied_index}"
+            )
+        self._log.finish_install(meta)
+        logger.info("installed a snapshot; node=%s index=%d", self._server_id, meta.index)
+
+    async def _compact_now_and_then(self) -> None:
+        interval_s = self._settings.compaction_interval_ms / 1000
+        while True:
+            # Jitter, so that the servers of a cluster do not all do it at once.
+            await asyncio.sleep(interval_s * self._random.uniform(0.9, 1.1))
+            self._compact_if_due()
+
+    def _compact_if_due(self) -> None:
+        """Cut the log once enough has gathered behind what is kept for peers that lag (R-50)."""
+        settings = self._settings
+        base, applied = self._log.first_index() - 1, self._machine.applied_index
+        kept = settings.trailing_entries if base else 0
+        too_many = applied - base - kept >= settings.compaction_threshold_entries
+        kept_bytes = settings.trailing_bytes if base else 0
+        too_big = self._log.bytes_held - kept_bytes >= settings.compaction_threshold_bytes
+        if not (too_many or too_big):
+            return
+        tail = self._log.index_keeping(settings.trailing_entries, settings.trailing_bytes)
+        target = min(applied, tail, *self._pins.values())
+        if target > base:
+            meta = self._log.compact(target)
+            self._core.compacted(meta)
+            logger.info("compacted the log; node=%s index=%d", self._server_id, target)
+
+    async def _send_snapshot(self, peer: str) -> None:
+        """Bring `peer` a snapshot; until then the log is not cut behind it (R-54)."""
+        self._pins[peer] = self._log.first_index() - 1
+        index, delivered = 0, False
+        try:
+            async with asyncio.timeout(self._settings.snapshot_transfer_ms_max / 1000):
+                meta = await self._recent_snapshot()
+                self._pins[peer] = index = meta.index
+                logger.info("sending a snapshot; peer=%s index=%d", peer, index)
+                self._sendings[peer] = self._new_sending(peer, meta)
+                delivered = await self._sendings[peer].run()
+        except (StorageError, TimeoutError) as error:
+            logger.warning("snapshot not delivered: %s; peer=%s index=%d", error, peer, index)
+        finally:
+            del self._pins[peer]
+            self._sendings.pop(peer, None)
+        self._requests.append(lambda: self._core.snapshot_finished(peer, delivered, index))
+        self._wake()
+
+    def _new_sending(self, peer: str, meta: SnapshotMeta) -> Sending:
+        def send(offset: int, data: bytes, done: bool) -> None:
+            chunk = SnapshotChunk(
+                sender=self._server_id,
+                receiver=peer,
+                term=self._core.term,
+                cluster_id=self._core.config.cluster_id,
+                meta=meta,
+                offset=offset,
+                data=data,
+                checksum=zlib.crc32(data),
+                done=done,
+            )
+            self._transport.send((chunk,))
+
+        settings = StreamSettings(
+            chunk_bytes=self._settings.snapshot_chunk_bytes,
+            bytes_per_second=self._settings.snapshot_bytes_per_second,
+            answer_timeout_s=self._settings.election_timeout_ms / 1000,
+        )
+        return Sending(meta, self._snapshots, settings, self._executor, send)
+
+    async def _recent_snapshot(self) -> SnapshotMeta:
+        """A snapshot that the log goes on from: the latest if it is new enough, else a new one."""
+        async with self._snapshotting:
+            latest = self._snapshots.latest()
+            if latest is not None and latest.index >= self._log.first_index() - 1:
+                return latest
+            index = self._machine.applied_index
+            term = self._log.term(index)
+            assert term is not None, "the applied index is in the log"
+            meta = SnapshotMeta(
+                id=new_snapshot_id(term, index),
+                index=index,
+                term=term,
+                configuration=self._log.configuration_at(index),
+            )
+            view = self._store.snapshot()
+            loop = asyncio.get_running_loop()
+            try:
+                meta = await loop.run_in_executor(
+                    self._executor,
+                    write_snapshot,
+                    self._snapshots,
+                    meta,
+                    self._machine.dump(view),
+                )
+            finally:
+                view.close()
+            in_use = frozenset(sending.meta.id for sending in self._sendings.values())
+            await loop.run_in_executor(self._executor, self._snapshots.prune, in_use)
+            return meta
+
+    def _acknowledge_chunk(
+        self, sender: str, meta: SnapshotMeta, offset: int, refused: bool
+    ) -> None:
+        reply = SnapshotReply(
+            sender=self._server_id,
+            receiver=sender,
+            term=self._core.term,
+            cluster_id=self._core.config.cluster_id,
+            snapshot_id=meta.id,
+            offset=offset,
+            refused=refused,
+        )
+        self._transport.send((reply,))
+
+    def _snapshot_received(self, meta: SnapshotMeta, sender: str) -> None:
+        self._requests.append(lambda: self._core.snapshot_received(meta, sender))
+        self._wake()
+
+    # -- helpers of the loop -----------------------------------------------------------------
+
+    def _tell_transport(self) -> None:
+        configuration = self._core.configuration
+        if configuration is not self._peers_told:
+            self._peers_told = configuration
+            self._transport.set_peers(configuration)
+
+    # -- helpers of the callers' side --------------------------------------------------------
+
+    async def _enqueue(self, data: bytes, kind: EntryKind) -> Any:
+        self._check_running()
+        if not self.is_leader:
+            raise NotLeader(self._core.leader_id)
+        waiting = len(self._proposals) + len(self._pending)
+        too_many_bytes = self._queued_bytes + len(data) > self._settings.proposal_bytes_max
+        if waiting >= self._settings.proposals_max or too_many_bytes:
+            raise Overloaded(f"{waiting} commands are waiting to be committed; retry later")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._proposals.append(_Proposal(data, kind, future))
+        self._queued_bytes += len(data)
+        self._wake()
+        return await future
+
+    async def _request(self, begin: Callable[[asyncio.Future[Any]], None]) -> Any:
+        """Run `begin` in the next step; its errors, and the future it is handed, come back here."""
+        self._check_running()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def attempt() -> None:
+            try:
+                begin(future)
+            except (Rejected, Unavailable) as error:
+                _fail(future, error)
+
+        self._requests.append(attempt)
+        self._wake()
+        return await future
+
+    def _check_running(self) -> None:
+        if self._tasks is None:
+            raise NotLeader(None)
+
+
+def _steady_clock() -> float:
+    """Seconds, going on while the machine is suspended where the platform can tell (R-37)."""
+    return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
+
+
+_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def _resolve(futures: list[asyncio.Future[None]]) -> None:
+    """Wake everybody on the list, and empty it."""
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+    futures.clear()
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _refuse(futures: Iterable[asyncio.Future[Any]], leader_id: str | None) -> None:
+    """Tell everybody that this server does not lead."""
+    for future in futures:
+        _fail(future, NotLeader(leader_id))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -1,0 +1,456 @@
+"""The driver: one server on a real engine, three in one process, and what is told to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.errors import (
+    Corrupt,
+    LocalProtocolError,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    StorageError,
+    TooLarge,
+)
+from registry.raft.disk import Identity, bootstrap
+from registry.raft.driver import NEVER_MS, RaftDriver, RaftSettings
+from registry.raft.messages import Configuration, Entry, EntryKind, Server
+from registry.raft.ready import RaftRole, RoleChange
+from registry.raft.transport import LocalNetwork
+from registry.storage.keys import STATE, decode_u64, encode_u64
+from registry.storage.memory import MemoryStore
+from registry.storage.rocks import RocksStore
+from registry.storage.store import Batch, Snapshot, Store, prefix_stop
+
+FAST = RaftSettings(election_timeout_ms=100)
+_APPLIED = STATE + b"applied"
+
+
+class WordMachine:
+    """Keeps the data of every command under its index; the result is (index, data)."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.batches: list[int] = []
+
+    @property
+    def applied_index(self) -> int:
+        return decode_u64(self._store.get(_APPLIED) or b"")
+
+    def apply(self, entries: Sequence[Entry]) -> list[Any]:
+        batch = Batch()
+        results: list[Any] = []
+        for entry in entries:
+            is_command = entry.kind is EntryKind.COMMAND
+            results.append((entry.index, entry.data) if is_command else None)
+            if is_command:
+                batch.put(STATE + b"w" + encode_u64(entry.index), entry.data)
+        batch.put(_APPLIED, encode_u64(entries[-1].index))
+        self._store.write(batch)
+        self.batches.append(len(entries))
+        return results
+
+    def dump(self, snapshot: Snapshot) -> Iterator[bytes]:
+        for key, value in snapshot.scan(STATE, prefix_stop(STATE)):
+            yield b"%d %d\n" % (len(key), len(value)) + key + value
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        raw = b"".join(chunks)
+        batch = Batch()
+        batch.delete_range(STATE, prefix_stop(STATE) or b"")
+        while raw:
+            head, _, rest = raw.partition(b"\n")
+            key_size, value_size = map(int, head.split())
+            batch.put(rest[:key_size], rest[key_size : key_size + value_size])
+            raw = rest[key_size + value_size :]
+        self._store.write(batch)
+
+    def words(self) -> list[bytes]:
+        return [value for _, value in self._store.scan(STATE + b"w", STATE + b"x")]
+
+
+class SlowSyncStore(MemoryStore):
+    """A store whose sync waits until the test lets it go, and can be made to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_sync = threading.Event()
+        self.may_sync.set()
+        self.syncs = 0
+        self.error: Exception | None = None
+
+    def sync(self) -> None:
+        self.syncs += 1
+        assert self.may_sync.wait(10)
+        if self.error is not None:
+            raise self.error
+        super().sync()
+
+
+def servers(*ids: str) -> Configuration:
+    return Configuration(tuple(Server(id_, f"{id_}:8300") for id_ in ids))
+
+
+def single(store: Store, **options: Any) -> RaftDriver:
+    """A driver of a one-server cluster on `store`, which is bootstrapped when it is new."""
+    with contextlib.suppress(LocalProtocolError):
+        bootstrap(store, servers("a"), Identity("a"))
+    options.setdefault("settings", FAST)
+    return RaftDriver(server_id="a", store=store, machine=WordMachine(store), **options)
+
+
+@contextlib.asynccontextmanager
+async def running(*drivers: RaftDriver) -> AsyncIterator[None]:
+    tasks = []
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(driver.run()) for driver in drivers]
+        await asyncio.sleep(0)
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the condition spans threads and servers
+            await asyncio.sleep(0.005)
+
+
+class TestOneServer:
+    async def test_leads_at_once_and_answers(self) -> None:
+        # An election timeout of a minute: it must not be waited for.
+        driver = single(MemoryStore(), settings=RaftSettings(election_timeout_ms=60_000))
+        async with running(driver), asyncio.timeout(5):
+            await driver.wait_for_leader()
+            assert driver.is_leader
+            assert driver.leader_id == "a"
+            assert driver.leader_address == "a:8300"
+            index, data = await driver.propose(b"hello")
+            assert data == b"hello"
+            assert driver.applied_index == index == driver.commit_index
+            assert driver.last_contact_ms() == 0
+
+    async def test_reads_are_let_through(self) -> None:
+        driver = single(MemoryStore())
+        assert not driver.try_lease_read()
+        async with running(driver), asyncio.timeout(5):
+            await driver.wait_for_leader()
+            await driver.barrier()
+            assert driver.try_lease_read()
+            await driver.read_barrier(consistent=True)
+            await driver.read_barrier()
+
+    async def test_a_restart_forgets_nothing(self, tmp_path: Path) -> None:
+        store = RocksStore.open(tmp_path)
+        async with running(driver := single(store)):
+            await driver.wait_for_leader()
+            await asyncio.gather(*(driver.propose(b"%d" % n) for n in range(50)))
+            term = driver.term
+        store.close()
+        store = RocksStore.open(tmp_path)
+        driver = single(store)
+        machine = WordMachine(store)
+        assert sorted(machine.words()) == sorted(b"%d" % n for n in range(50))
+        async with running(driver), asyncio.timeout(5):
+            await driver.wait_for_leader()
+            assert driver.term > term
+            await driver.propose(b"more")
+            assert b"more" in machine.words()
+        store.close()
+
+    async def test_concurrent_proposals_share_syncs_and_writes(self) -> None:
+        store = SlowSyncStore()
+        machine = WordMachine(store)
+        bootstrap(store, servers("a"), Identity("a"))
+        driver = RaftDriver(server_id="a", store=store, machine=machine, settings=FAST)
+        async with running(driver), asyncio.timeout(10):
+            await driver.wait_for_leader()
+            await driver.barrier()
+            before, machine.batches[:] = store.syncs, []
+            results = await asyncio.gather(*(driver.propose(b"%d" % n) for n in range(1000)))
+            assert [data for _, data in results] == [b"%d" % n for n in range(1000)]
+            assert store.syncs - before < 20
+            assert len(machine.batches) < 20
+
+    async def test_nothing_is_acknowledged_before_its_sync(self) -> None:
+        store = SlowSyncStore()
+        driver = single(store)
+        async with running(driver), asyncio.timeout(10):
+            await driver.wait_for_leader()
+            await driver.barrier()
+            before = store.syncs
+            store.may_sync.clear()
+            async with asyncio.TaskGroup() as group:
+                first = group.create_task(driver.propose(b"one"))
+                await until(lambda: store.syncs == before + 1)
+                second = group.create_task(driver.propose(b"two"))
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert driver.last_index == driver.commit_index + 2, "the loop goes on meanwhile"
+                assert not first.done()
+                assert not second.done()
+                store.may_sync.set()
+            assert (first.result()[1], second.result()[1]) == (b"one", b"two")
+            assert store.syncs <= before + 3
+
+    async def test_a_failed_sync_stops_the_server(self) -> None:
+        store = SlowSyncStore()
+        driver = single(store)
+        outcome: list[BaseException] = []
+
+        async def run_and_propose() -> None:
+            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+                group.create_task(driver.run())
+                await asyncio.sleep(0)
+                await propose()
+
+        async def propose() -> None:
+            await driver.wait_for_leader()
+            await driver.barrier()
+            store.error = StorageError("input/output error")
+            try:
+                await driver.propose(b"doubtful")
+            except Exception as error:
+                outcome.append(error)
+
+        with pytest.raises(ExceptionGroup) as raised:
+            await run_and_propose()
+        assert isinstance(raised.value.exceptions[0], StorageError)
+        assert isinstance(outcome[0], OutcomeUnknown)
+        with pytest.raises(NotLeader):
+            await driver.propose(b"late")
+
+    async def test_too_large_and_too_many_are_refused_undone(self) -> None:
+        store = SlowSyncStore()
+        settings = RaftSettings(election_timeout_ms=100, proposals_max=10)
+        driver = single(store, settings=settings)
+        async with running(driver), asyncio.timeout(10):
+            await driver.wait_for_leader()
+            await driver.barrier()
+            with pytest.raises(TooLarge):
+                await driver.propose(b"x" * (4 << 20))
+            store.may_sync.clear()
+            async with asyncio.TaskGroup() as group:
+                accepted = [group.create_task(driver.propose(b"%d" % n)) for n in range(10)]
+                await until(lambda: driver.last_index >= driver.commit_index + 10)
+                with pytest.raises(Overloaded):
+                    await driver.propose(b"one too many")
+                store.may_sync.set()
+            assert all(task.done() for task in accepted)
+
+    async def test_stopping_leaves_no_one_waiting(self) -> None:
+        store = SlowSyncStore()
+        driver = single(store)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group, running(driver):
+            await driver.wait_for_leader()
+            await driver.barrier()
+            store.may_sync.clear()
+            waiting = group.create_task(_outcome(driver.propose(b"appended")))
+            await until(lambda: driver.last_index > driver.commit_index)
+            store.may_sync.set()
+            # Cancelled before the loop hears of the sync.
+        assert waiting.result() in (OutcomeUnknown, None)
+
+    async def test_refuses_a_state_that_the_log_does_not_explain(self) -> None:
+        store = MemoryStore()
+        bootstrap(store, servers("a"), Identity("a"))
+        batch = Batch()
+        batch.put(_APPLIED, encode_u64(99))
+        store.write(batch)
+        with pytest.raises(Corrupt, match="state is at index 99"):
+            single(store)
+
+    async def test_refuses_the_store_of_another_server(self) -> None:
+        store = MemoryStore()
+        bootstrap(store, servers("a"), Identity("a"))
+        with pytest.raises(StorageError, match="belongs to server a"):
+            RaftDriver(server_id="b", store=store, machine=WordMachine(store))
+
+    async def test_the_log_is_compacted_and_survives_it(self, tmp_path: Path) -> None:
+        settings = RaftSettings(
+            election_timeout_ms=100,
+            compaction_threshold_entries=100,
+            compaction_interval_ms=20,
+            trailing_entries=10,
+        )
+        store = RocksStore.open(tmp_path)
+        async with running(driver := single(store, settings=settings)), asyncio.timeout(20):
+            await driver.wait_for_leader()
+            for start in range(0, 400, 50):
+                await asyncio.gather(*(driver.propose(b"%d" % (start + n)) for n in range(50)))
+            await until(lambda: int(driver.statistics()["last_snapshot_index"]) > 200)
+            last = driver.last_index
+        store.close()
+        store = RocksStore.open(tmp_path)
+        async with running(driver := single(store, settings=settings)), asyncio.timeout(20):
+            assert driver.last_index >= last
+            await driver.wait_for_leader()
+            await driver.propose(b"after")
+            assert len(WordMachine(store).words()) == 401
+            assert driver.configuration.servers == servers("a").servers
+        store.close()
+
+    async def test_a_pause_is_noticed_before_the_next_read(self) -> None:
+        now = [100.0]
+        driver = single(MemoryStore(), clock=lambda: now[0])
+        async with running(driver), asyncio.timeout(5):
+            await driver.wait_for_leader()
+            await driver.barrier()
+            seen: list[str] = []
+            driver._core.clock_jumped = lambda: seen.append("jump")  # type: ignore[method-assign]
+            now[0] += 30
+            driver.try_lease_read()
+            assert seen == ["jump"]
+
+
+async def _outcome(operation: Any) -> type[BaseException] | None:
+    try:
+        await operation
+    except Exception as error:
+        return type(error)
+    return None
+
+
+@dataclass
+class Trio:
+    """Three drivers on one in-process network."""
+
+    network: LocalNetwork = field(default_factory=LocalNetwork)
+    stores: dict[str, Store] = field(default_factory=dict)
+    drivers: dict[str, RaftDriver] = field(default_factory=dict)
+    changes: list[tuple[str, RoleChange]] = field(default_factory=list)
+    settings: RaftSettings = FAST
+
+    def build(self, server_id: str, **options: Any) -> RaftDriver:
+        store = self.stores.setdefault(server_id, MemoryStore())
+        driver = RaftDriver(
+            server_id=server_id,
+            store=store,
+            machine=WordMachine(store),
+            transport=self.network.transport(server_id),
+            settings=self.settings,
+            on_role_change=lambda change: self.changes.append((server_id, change)),
+            rng=random.Random(server_id),
+            **options,
+        )
+        self.network.attach(server_id, driver.receive)
+        self.drivers[server_id] = driver
+        return driver
+
+    def words(self, server_id: str) -> list[bytes]:
+        return WordMachine(self.stores[server_id]).words()
+
+    async def leader(self, among: Iterable[str] = "abc") -> RaftDriver:
+        """The one among these that has a leader's proof: something of its own term committed."""
+        names = list(among)
+
+        def found() -> RaftDriver | None:
+            leading = [self.drivers[n] for n in names if self.drivers[n].is_leader]
+            return max(leading, key=lambda driver: driver.term, default=None)
+
+        await until(lambda: found() is not None)
+        leader = found()
+        assert leader is not None
+        return leader
+
+
+@pytest.fixture
+def trio() -> Trio:
+    trio = Trio()
+    for server_id in "abc":
+        trio.stores[server_id] = MemoryStore()
+        bootstrap(trio.stores[server_id], servers("a", "b", "c"), Identity(server_id))
+        trio.build(server_id)
+    return trio
+
+
+class TestThreeServers:
+    async def test_replicate_to_all(self, trio: Trio) -> None:
+        async with running(*trio.drivers.values()), asyncio.timeout(20):
+            leader = await trio.leader()
+            await asyncio.gather(*(leader.propose(b"%d" % n) for n in range(300)))
+            last = leader.last_index
+            await until(lambda: all(d.applied_index == last for d in trio.drivers.values()))
+            assert trio.words("a") == trio.words("b") == trio.words("c")
+            assert len(trio.words("a")) == 300
+            for driver in trio.drivers.values():
+                assert driver.leader_id == leader.server_id
+                assert 0 <= driver.last_contact_ms() < NEVER_MS
+            await leader.read_barrier(consistent=True)
+
+    async def test_followers_refuse_and_say_who_leads(self, trio: Trio) -> None:
+        async with running(*trio.drivers.values()), asyncio.timeout(20):
+            leader = await trio.leader()
+            follower = next(d for d in trio.drivers.values() if d is not leader)
+            await follower.wait_for_leader()
+            with pytest.raises(NotLeader) as refused:
+                await follower.propose(b"x")
+            assert refused.value.leader_id == leader.server_id
+            with pytest.raises(NotLeader):
+                await follower.read_barrier(consistent=True)
+            assert not follower.try_lease_read()
+
+    async def test_loss_of_the_leader(self, trio: Trio) -> None:
+        async with running(*trio.drivers.values()), asyncio.timeout(30):
+            old = await trio.leader()
+            await old.propose(b"kept")
+            others = [d.server_id for d in trio.drivers.values() if d is not old]
+            trio.network.isolate(old.server_id)
+            doubtful = asyncio.gather(_outcome(old.propose(b"doubtful")))
+            new = await trio.leader(others)
+            assert new.term > old.term
+            await new.propose(b"after")
+            assert await doubtful == [OutcomeUnknown]
+            await until(lambda: not old.is_leader)
+            assert not old.try_lease_read()
+            trio.network.heal()
+            await until(lambda: trio.words(old.server_id) == [b"kept", b"after"])
+            roles = [c.role for name, c in trio.changes if name == old.server_id]
+            assert RaftRole.LEADER in roles
+            assert roles[-1] is RaftRole.FOLLOWER
+
+    async def test_transfer_of_leadership(self, trio: Trio) -> None:
+        async with running(*trio.drivers.values()), asyncio.timeout(20):
+            old = await trio.leader()
+            await old.barrier()
+            target = next(d for d in trio.drivers.values() if d is not old)
+            await until(lambda: target.commit_index == old.commit_index)
+            await old.transfer(target.server_id)
+            assert not old.is_leader
+            await until(lambda: target.is_leader)
+
+    async def test_a_restarted_follower_catches_up_by_snapshot(
+        self, trio: Trio, tmp_path: Path
+    ) -> None:
+        trio.settings = RaftSettings(
+            election_timeout_ms=100,
+            compaction_threshold_entries=50,
+            compaction_interval_ms=20,
+            trailing_entries=5,
+            snapshot_chunk_bytes=1000,
+        )
+        for server_id in "abc":
+            trio.build(server_id, snapshot_directory=tmp_path / server_id)
+        async with running(*trio.drivers.values()), asyncio.timeout(60):
+            leader = await trio.leader()
+            behind = next(d for d in trio.drivers.values() if d is not leader)
+            trio.network.isolate(behind.server_id)
+            for start in range(0, 300, 50):
+                await asyncio.gather(*(leader.propose(b"%d" % (start + n)) for n in range(50)))
+            await until(lambda: int(leader.statistics()["last_snapshot_index"]) > 200)
+            trio.network.heal()
+            await until(lambda: behind.applied_index >= leader.commit_index, 30)
+            assert trio.words(behind.server_id) == trio.words(leader.server_id)
+            assert int(behind.statistics()["last_snapshot_index"]) > 0
+            assert list((tmp_path / behind.server_id).glob("*/meta.json"))
+            await (await trio.leader()).propose(b"more")
