@@ -9,8 +9,6 @@ of the log explains, and that says which. Start reading at `StateMachine.apply`.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import logging
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +20,19 @@ import msgspec
 
 from registry.errors import Corrupt
 from registry.raft.messages import Entry, EntryKind
+from registry.state import (
+    catalog,
+    config_entries,
+    coordinates,
+    health,
+    kv,
+    locks,
+    operator,
+    prepared,
+    restore,
+    sessions,
+    txn,
+)
 from registry.state.base import Command, Query, Refused, Transaction
 from registry.state.topics import ALL, TopicHub
 from registry.storage.keys import STATE, decode_u64, encode_parts, encode_u64
@@ -29,19 +40,19 @@ from registry.storage.store import Batch, Reader, Snapshot, Store, prefix_stop
 
 logger = logging.getLogger("registry.state")
 
-#: Every family of commands and queries, in no particular order: a module of this package each.
+#: Every family of commands and queries: a module of this package each.
 FAMILIES: Final = (
-    "kv",
-    "sessions",
-    "locks",
-    "txn",
-    "catalog",
-    "health",
-    "prepared",
-    "coordinates",
-    "config_entries",
-    "operator",
-    "restore",
+    kv,
+    sessions,
+    locks,
+    txn,
+    catalog,
+    health,
+    prepared,
+    coordinates,
+    config_entries,
+    operator,
+    restore,
 )
 
 _APPLIED = STATE + encode_parts("applied")
@@ -58,11 +69,6 @@ _FRAME_BYTES_MAX = 64 * 1024 * 1024  # above any frame we write; guards against 
 _RESTORE_BATCH_BYTES = 4 * 1024 * 1024  # bounds memory while a state of any size is loaded
 
 
-def _load_families() -> list[ModuleType]:
-    names = [f"registry.state.{family}" for family in FAMILIES]
-    return [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
-
-
 def _kinds(base: type[Any], modules: Sequence[ModuleType]) -> tuple[type[Any], ...]:
     """The tagged subclasses of `base` that the modules define, in a fixed order."""
     return tuple(
@@ -73,11 +79,9 @@ def _kinds(base: type[Any], modules: Sequence[ModuleType]) -> tuple[type[Any], .
     )
 
 
-_modules = _load_families()
-
 #: All commands and all queries; what may be in a log entry, and what may be asked.
-COMMANDS: Final = _kinds(Command, _modules)
-QUERIES: Final = _kinds(Query, _modules)
+COMMANDS: Final = _kinds(Command, FAMILIES)
+QUERIES: Final = _kinds(Query, FAMILIES)
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Union[COMMANDS])  # noqa: UP007 - built from a tuple
@@ -192,11 +196,11 @@ class StateMachine:
         seal = digest.digest()
         yield _FRAME.pack(len(seal), crc32(seal)) + seal
 
-    def restore(self, chunks: Iterable[bytes], *, applied_index: int | None = None) -> None:
+    def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace the whole state by a dump; the chunks may be cut anywhere.
 
-        `applied_index` overrides the one in the dump (an operator's restore happens at the index
-        of a new entry). Wakes every waiter. A crash half way leaves an empty state, see the class.
+        Wakes every waiter. A crash half way leaves an empty state, see the class. (An operator's
+        restore is replicated, and so a matter of commands: `registry.state.restore`.)
 
         Raises `Corrupt` when the dump is damaged or incomplete; the state is then empty too.
         """
@@ -205,7 +209,7 @@ class StateMachine:
         self._store.write(marker)
         self._store.sync()
         try:
-            self._load(chunks, applied_index)
+            self._load(chunks)
         except Exception:
             self._clear()
             raise
@@ -214,7 +218,7 @@ class StateMachine:
             self.generation += 1
             self.topics.publish(frozenset({ALL}))
 
-    def _load(self, chunks: Iterable[bytes], applied_index: int | None) -> None:
+    def _load(self, chunks: Iterable[bytes]) -> None:
         self._store.write(_empty_state())
         batch, size = Batch(), 0
         for pairs in _read_dump(chunks):
@@ -224,8 +228,6 @@ class StateMachine:
             if size >= _RESTORE_BATCH_BYTES:
                 self._store.write(batch)
                 batch, size = Batch(), 0
-        if applied_index is not None:
-            batch.put(_APPLIED, encode_u64(applied_index))
         batch.delete(_RESTORING)
         self._store.write(batch)
 

@@ -49,7 +49,8 @@ def test_one_of_several_topics_is_enough() -> None:
 
 
 def test_listeners_get_the_published_set_before_waiters_run() -> None:
-    hub, heard = TopicHub(), []
+    hub = TopicHub()
+    heard: list[frozenset[Topic]] = []
     hub.listen(heard.append)
     hub.publish(frozenset({table_topic("nodes")}))
     assert heard == [frozenset({table_topic("nodes")})]
