@@ -130,7 +130,7 @@ class Persistence:
             logger.error("could not keep the state of TTL checks: error=%s", problem)
 
     async def _in_thread(self, work: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await _finished(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
     # What follows runs in the thread.
 
@@ -160,6 +160,26 @@ class Persistence:
             checks=_read_files(self._checks, StoredCheck),
             states={state.check_id: state for state in states},
         )
+
+
+async def _finished(work: asyncio.Future[R]) -> R:
+    """The result of `work`, waited for even when cancelled meanwhile.
+
+    A client that goes away must not leave the disk changed and the memory not. Its cancellation is
+    delivered again, at the next await, when the caller has done its part of the change.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    interrupted = False
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError:
+            interrupted = True
+            task.uncancel()
+    if interrupted:
+        task.cancel()
+    return work.result()
 
 
 def _write_files(directory: Path, keep: Mapping[str, msgspec.Struct], drop: Iterable[str]) -> None:

@@ -83,7 +83,7 @@ def reason_of(problem: BaseException) -> str:
             continue
         if isinstance(cause, ssl.SSLError):
             return f"tls: {cause.reason or cause}".lower()
-        if isinstance(cause, OSError) and cause.args:
+        if isinstance(cause, OSError) and cause.errno:
             return f"connect: {os_error_text(cause)}"
         cause = cause.__cause__ or cause.__context__
     return str(problem) or type(problem).__name__
