@@ -13,13 +13,12 @@ import logging
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
-from typing import Any, Final, Union
+from typing import Any, Final, Protocol, Union
 from zlib import crc32
 
 import msgspec
 
 from registry.errors import Corrupt
-from registry.raft.messages import Entry, EntryKind
 from registry.state import (
     catalog,
     config_entries,
@@ -115,6 +114,24 @@ def decode_query(raw: bytes) -> Query:
     return query
 
 
+class LogEntry(Protocol):
+    """A committed entry of the log, as far as the state looks at it (consensus has the rest)."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def kind(self) -> int:
+        """`COMMAND` or anything else, which is no business of the state."""
+        ...
+
+    @property
+    def data(self) -> bytes: ...
+
+
+#: The kind of entry that holds a command.
+COMMAND: Final = 0
+
+
 class StateMachine:
     """Applies committed entries to the store. Belongs to the thread that writes the store.
 
@@ -142,7 +159,7 @@ class StateMachine:
         """The current state, for queries."""
         return self._store
 
-    def apply(self, entries: Sequence[Entry]) -> list[Any]:
+    def apply(self, entries: Sequence[LogEntry]) -> list[Any]:
         """Apply a committed batch, in index order; the results of its commands, None for the rest.
 
         One storage write for all of it; topics are published once, after the write. Entries that
@@ -161,8 +178,7 @@ class StateMachine:
                 continue
             assert entry.index > last, f"entry {entry.index} after {last}"
             last = entry.index
-            is_command = entry.kind == EntryKind.COMMAND
-            results.append(_apply_command(tx, entry) if is_command else None)
+            results.append(_apply_command(tx, entry) if entry.kind == COMMAND else None)
         if last > self._applied_index:
             self._write(tx, last)
         return results
@@ -251,7 +267,7 @@ def _applied_index(reader: Reader) -> int:
     return decode_u64(raw) if raw is not None else 0
 
 
-def _apply_command(tx: Transaction, entry: Entry) -> Any:
+def _apply_command(tx: Transaction, entry: LogEntry) -> Any:
     command = decode_command(entry.data)
     tx.begin(entry.index, command.now_ms)
     result = command.apply(tx)
