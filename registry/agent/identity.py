@@ -1,4 +1,4 @@
-"""Who this node is: an id that is made once and kept in the data directory (surface, section 10)."""
+"""Who this node is: an id made once and kept in the data directory (surface, section 10)."""
 
 from __future__ import annotations
 

@@ -87,7 +87,13 @@ class Node:
         self._render_watch = render_watch
         self._flags = flags
         self._tap = tap
-        self._metrics = Metrics()
+        telemetry = loaded.config.telemetry
+        self._metrics = Metrics(
+            prefix=telemetry.metrics_prefix,
+            host="" if telemetry.disable_hostname else loaded.config.node_name,
+            filters=telemetry.prefix_filter,
+            filter_default=telemetry.filter_default,
+        )
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         #: Set once the agent serves; what waits for a running agent waits for this.
@@ -115,7 +121,7 @@ class Node:
         self._reload_wanted.set()
 
     async def run(self) -> None:
-        """Run until `stop`; raises `ConfigError` or `StorageError` for what keeps it from running."""
+        """Run until `stop`; raises `ConfigError` or `StorageError` when it cannot go on."""
         store = self._open_store()
         try:
             server = self._make_server(store)

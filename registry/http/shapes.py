@@ -423,7 +423,7 @@ def read_fields(value: Any, table: Fields, path: str, *, lenient: bool = False) 
         if field is None:
             if lenient:
                 continue
-            enterprise = " - Namespaces is a Consul Enterprise feature" * (key == "Namespace")
+            enterprise = " - Namespaces are a Consul Enterprise feature" * (key == "Namespace")
             raise BodyError(f'json: unknown field "{key}"{enterprise}')
         if item is not None:
             found[field.name] = field.read(item, f"{path}.{key}")
