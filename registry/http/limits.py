@@ -21,6 +21,7 @@ class Deadlines:
 
     head_s: float = 10.0  # from the first byte of a request to the end of its headers
     body_s: float = 30.0  # between two pieces of a body
+    sweep_s: float = 1.0  # how often connections are compared with their deadlines
     idle_s: float = 120.0  # between two requests; longer than clients keep a connection in a pool
 
 

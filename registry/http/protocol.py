@@ -46,6 +46,12 @@ SHORT: dict[bytes, tuple[bytes, ...]] = {
 #: A body longer than this goes the long way, which reads as fast as its handler does.
 SHORT_BODY_BYTES_MAX = 512 * 1024
 
+#: Requests that may wait behind one another on a connection before it is not read any more.
+PIPELINED_MAX = 64
+
+#: How long a refused client is listened to, seconds.
+LINGER_S = 1.0
+
 #: Request line and headers together, as Go's server has it.
 HEADER_BYTES_MAX = 1 << 20
 
@@ -185,6 +191,7 @@ class ApiProtocol(HttpToolsProtocol):
         self.access_log = False
         self.remote: tuple[str, int] = ("", 0)
         self.over_limit = 0
+        self.refused = False
         self._head_bytes = 0
         self._reading_head = True
         #: When the sweep closes this connection, by the loop's clock; 0 = not now.
@@ -211,6 +218,8 @@ class ApiProtocol(HttpToolsProtocol):
             running.task.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self.refused:
+            return
         if self._reading_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEADER_BYTES_MAX:
@@ -228,14 +237,24 @@ class ApiProtocol(HttpToolsProtocol):
         """The request is answered as if it had not asked for another protocol."""
 
     def _refuse(self, status: int, text: bytes, headers: bytes = b"") -> None:
-        """Answer without having a request, and close."""
-        if self.transport.is_closing():
+        """Answer without having a request, and close.
+
+        What the client still sends is thrown away until it closes, or `LINGER_S` long: closing with
+        unread bytes would reset the connection, and the client would never see the answer.
+        """
+        if self.refused or self.transport.is_closing():
             return
+        self.refused = True
         self.transport.write(
             b"%sContent-Type: text/plain; charset=utf-8\r\n%sContent-Length: %d\r\n"
             b"Connection: close\r\n\r\n%s" % (STATUS_LINE[status], headers, len(text), text)
         )
-        self.transport.close()
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self.deadline_s = self.loop.time() + LINGER_S
 
     # Parser callbacks
 
@@ -248,6 +267,8 @@ class ApiProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._reading_head = False
+        if self.refused:
+            return
         if self.over_limit:
             status, text, headers = too_many_connections(self.limit.maximum, self.over_limit)
             self._refuse(status, text, headers)
@@ -318,7 +339,9 @@ class ApiProtocol(HttpToolsProtocol):
         if free:
             self._start_asgi_task(self.cycle, self.app)
         else:
-            self.flow.pause_reading()
+            # Reading goes on, or nobody would notice that the client of a blocking query is gone.
+            if len(self.pipeline) >= PIPELINED_MAX:
+                self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
     def _keeps_alive(self, http_version: str) -> bool:
@@ -338,7 +361,7 @@ class ApiProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
-        if self.transport.is_closing() or cycle.response_complete:
+        if self.refused or cycle.response_complete:
             return
         self.deadline_s = self.loop.time() + self.deadlines.body_s
         if type(cycle) is ShortCycle:
@@ -353,7 +376,7 @@ class ApiProtocol(HttpToolsProtocol):
         self._reading_head = True
         self._head_bytes = 0
         cycle = self.cycle
-        if self.transport.is_closing() or cycle is None or cycle.response_complete:
+        if self.refused or cycle is None or cycle.response_complete:
             return
         self.deadline_s = 0.0
         cycle.more_body = False

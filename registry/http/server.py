@@ -33,9 +33,6 @@ logger = logging.getLogger("registry.http")
 
 BACKLOG = 4096
 
-#: How often connections are compared with their deadlines, seconds.
-SWEEP_S = 1.0
-
 #: How long a stopping server waits for requests under way, seconds.
 DRAIN_S = 1.0
 
@@ -90,6 +87,7 @@ class HttpServer:
         self.rim = rim or create_rim(agent)
         self.app = create_app(agent, self.rim)
         self.state = ServerState()
+        self.drain_s = DRAIN_S
         self._short_way = short_way
         self._servers: list[asyncio.Server] = []
         self._paths: list[Path] = []
@@ -173,7 +171,7 @@ class HttpServer:
             connection.shutdown()
         tasks = set(self.state.tasks)
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=DRAIN_S)
+            _, late = await asyncio.wait(tasks, timeout=self.drain_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -183,14 +181,14 @@ class HttpServer:
         self._paths.clear()
 
     def _sweep(self) -> None:
-        """Once a second: close connections past their deadline, and renew the date."""
+        """Close connections past their deadline, renew the date, and come again."""
         loop = asyncio.get_running_loop()
         self.state.default_headers = [(b"Date", formatdate(usegmt=True).encode())]
         now = loop.time()
         for connection in list(self.state.connections):
             if 0 < connection.deadline_s < now:  # type: ignore[union-attr]
                 connection.transport.close()
-        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper = loop.call_later(self.deadlines.sweep_s, self._sweep)
 
 
 def open_socket(listener: Listen, unix: UnixSockets) -> socket.socket:
