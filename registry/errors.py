@@ -98,13 +98,22 @@ class NewerFormat(StorageError):
     """The data directory was written by a newer version of this program."""
 
 
+def _one_line(text: str) -> str:
+    """`text` with control characters escaped: what a user wrote must not break the line."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 class ConfigError(RegistryError):
     """A configuration file, flag or definition is wrong: which, where and why."""
 
     def __init__(self, reason: str, *, file: str | None = None, field: str | None = None) -> None:
         self.file, self.field, self.reason = file, field, reason
         where = ": ".join(part for part in (file, field) if part)
-        super().__init__(f"{where}: {reason}" if where else reason)
+        super().__init__(_one_line(f"{where}: {reason}" if where else reason))
 
 
 class PluginError(RegistryError):

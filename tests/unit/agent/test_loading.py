@@ -372,7 +372,7 @@ def test_an_unknown_format() -> None:
         ),
         pytest.param(
             ["-dev", "-node-meta=a b:c"],
-            "command line: node_meta invalid: Couldn't load metadata pair ('a b', 'c'): Key contains",
+            "command line: node_meta invalid: Couldn't load metadata pair ('a b', 'c'): Key",
             id="metadata",
         ),
     ],
@@ -760,6 +760,13 @@ def load_bytes(directory: Path, name: str, content: bytes) -> None:
 @given(content=st.binary(max_size=80), name=st.sampled_from(["a.json", "a.hcl"]))
 def test_random_bytes_are_read_or_refused(tmp_path: Path, content: bytes, name: str) -> None:
     load_bytes(tmp_path, name, content)
+
+
+def test_a_key_with_a_line_break_does_not_break_the_message(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json", {"ports": {"a\nb": 1}})
+    with pytest.raises(ConfigError) as caught:
+        load("-dev", f"-config-file={file}")
+    assert str(caught.value) == f"{file}:1: invalid config key ports.a\\nb"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
