@@ -22,7 +22,6 @@ GUARDS: dict[str, str] = {
     "R-25": "a follower commits up to its own last index",
     "R-26": "stale refusals move the leader's view of a follower",
     "R-27": "a full window is never freed by a heartbeat answer",
-    "R-28": "each refusal of a pipelined window sends the leader back to probing",
     "R-29": "a leader with a stuck disk stays leader",
     "R-31": "entries of earlier terms are committed by counting copies",
     "R-34": "a leader answers reads before an entry of its own term is committed",

@@ -282,6 +282,7 @@ class RaftCore:
             return
         self._replica.durable_hard_state = write.hard_state
         self._log.mark_durable(write.last_index)
+        self._forget_applied()  # an installed snapshot counts as applied
         if self._leader is not None:
             self._leader.advance_commit()
             self._check_resignation()
@@ -291,10 +292,14 @@ class RaftCore:
     def applied(self, index: int) -> None:
         """The state machine has applied everything up to `index`."""
         self._log.mark_applied(index)
-        while self._apply_batches and self._apply_batches[0] <= index:
-            self._apply_batches.popleft()
+        self._forget_applied()
         if self._leader is not None:
             self._leader.applied(index)
+
+    def _forget_applied(self) -> None:
+        applied_index = self._log.applied_index
+        while self._apply_batches and self._apply_batches[0] <= applied_index:
+            self._apply_batches.popleft()
 
     def snapshot_received(self, meta: SnapshotMeta, sender: str) -> None:
         """A whole snapshot from `sender` is here. If it is needed, `Ready.snapshot` says so, and
@@ -411,14 +416,11 @@ class RaftCore:
         if changed:
             self._role_changes.append(RoleChange(role, self.term, leader_id, reason))
 
-    def _set_term(self, term: int, voted_for: str = "") -> None:
-        self._replica.hard_state = HardState(term, voted_for)
-
     def _become_follower(self, term: int, leader_id: str, reason: str) -> None:
         """Follow `leader_id` ("" = unknown) in `term`. The vote is forgotten only when the term
         rises: a second one in the same term could elect a second leader (section 2)."""
         if term > self.term or not self._replica.guards("S-2"):
-            self._set_term(term)
+            self._replica.set_hard_state(term)
         if self._leader is not None:
             self._replica.failed_reads += self._leader.rounds.take_all()
             self._leader = None
@@ -471,7 +473,7 @@ class RaftCore:
 
     def _stand(self, reason: str, *, transfer: bool = False) -> None:
         """Become candidate of the next term (thesis 3.4)."""
-        self._set_term(self.term + 1, self.id)
+        self._replica.set_hard_state(self.term + 1, self.id)
         self._votes = {}
         self._change_role(RaftRole.CANDIDATE, "", reason)
         self._request_votes(pre=False, transfer=transfer)
@@ -552,7 +554,7 @@ class RaftCore:
             if request.term > self.term:
                 self._become_follower(request.term, "", "higher-term")
             if granted:
-                self._set_term(self.term, request.sender)
+                self._replica.set_hard_state(self.term, request.sender)
                 self._reset_election_timer()
         self._answer_vote(request, granted)
 

@@ -31,6 +31,9 @@ def is_well_formed(request: AppendRequest) -> bool:
 def handle_append(replica: Replica, request: AppendRequest) -> None:
     """Make the log agree with the leader's as far as the request goes, and answer."""
     log = replica.log
+    replica.leader_round = max(replica.leader_round, request.round)
+    if request.entries and replica.disk_is_stuck:
+        return  # what we hold unsynced must not grow without bound (R-5)
     # Everything committed is the same on all servers, so what lies at or below it fits (and may
     # be compacted away here).
     if request.prev_index > log.commit_index and log.term(request.prev_index) != request.prev_term:
@@ -50,10 +53,10 @@ def handle_append(replica: Replica, request: AppendRequest) -> None:
     bound = verified if replica.guards("R-25") else log.last_index
     log.commit_to(min(request.commit_index, bound))
     match = verified if replica.guards("R-24") else log.last_index
-    _accept(replica, request.sender, match, request.round)
+    _accept(replica, request.sender, match)
 
 
-def _accept(replica: Replica, leader: str, match_index: int, round_: int = 0) -> None:
+def _accept(replica: Replica, leader: str, match_index: int) -> None:
     replica.promise(
         AppendReply(
             sender=replica.id,
@@ -63,7 +66,7 @@ def _accept(replica: Replica, leader: str, match_index: int, round_: int = 0) ->
             success=True,
             match_index=match_index,
             last_index=replica.log.last_index,
-            round=round_,
+            round=replica.leader_round,
         ),
         log_index=match_index,
     )
@@ -85,13 +88,14 @@ def _refuse(replica: Replica, request: AppendRequest) -> None:
             last_index=log.last_index,
             conflict_index=hint,
             conflict_term=log.term(hint) or 0,
-            round=request.round,
+            round=replica.leader_round,
         )
     )
 
 
 def handle_heartbeat(replica: Replica, request: HeartbeatRequest) -> None:
     """Take over the commit index: the leader knows that we hold everything up to it (R-29)."""
+    replica.leader_round = max(replica.leader_round, request.round)
     replica.log.commit_to(request.commit_index)
     replica.promise(
         HeartbeatReply(

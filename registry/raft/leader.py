@@ -149,6 +149,7 @@ class Leader:
         entry = Entry(index, replica.term, EntryKind.CONFIGURATION, encode_configuration(following))
         replica.append([entry])
         self._configure()
+        self._begin_round()  # new peers answer to this one
         if not replica.is_voter and not replica.guards("R-44"):
             self.resign_reason = "removed"
         self.advance_commit()
@@ -196,12 +197,16 @@ class Leader:
         for server_id, role in members.items():
             share = 1 if role is Role.VOTER else _LEARNER_SHARE
             progress = self.peers.get(server_id)
-            if progress is None:
+            if progress is None or progress.departs_at:
+                # One that was removed and comes back may have lost its disk in between:
+                # what it answered before, and what is still on its way, counts no more.
                 progress = Progress(
-                    next=replica.log.last_index, inflight=Inflight(0, 0), heard_at=replica.now
+                    next=replica.log.last_index,
+                    inflight=Inflight(0, 0),
+                    heard_at=replica.now,
+                    since_round=self.rounds.current + 1,
                 )
                 self.peers[server_id] = progress
-            progress.departs_at = 0
             progress.inflight.messages_max = max(1, config.max_inflight_messages // share)
             progress.inflight.bytes_max = max(1, config.max_inflight_bytes // share)
         for server_id, progress in self.peers.items():
@@ -429,6 +434,8 @@ class Leader:
 
     def handle_append_reply(self, reply: AppendReply, progress: Progress) -> None:
         log = self._replica.log
+        if reply.round < progress.since_round:
+            return
         progress.last_index = reply.last_index
         if not reply.success:
             retry_from = reply.rejected_prev

@@ -141,8 +141,7 @@ class RaftLog:
         low, high = self.first_index - 1, min(index, self.last_index)
         while low < high:
             middle = (low + high + 1) // 2
-            found = self.term(middle)
-            if found is not None and found <= term:
+            if (self.term(middle) or 0) <= term:
                 low = middle
             else:
                 high = middle - 1

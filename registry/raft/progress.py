@@ -71,6 +71,7 @@ class ProgressView(msgspec.Struct, frozen=True):
     state: ProgressState
     match: int
     next: int
+    last_index: int
     inflight: int
     ticks_since_heard: int
     is_voter: bool
@@ -93,6 +94,7 @@ class Progress:
     acked_round: int = 0  # highest heartbeat round that it answered
     commit_sent: int = 0  # highest commit index that it was told
     last_index: int = 0  # its own last index when it last said so; a hint
+    since_round: int = 0  # answers to earlier rounds are of another life of this server
     departs_at: int = 0  # a removed server: forget it at this tick; 0 = it is a member
 
     @property
@@ -179,6 +181,7 @@ class Progress:
             state=self.state,
             match=self.match,
             next=self.next,
+            last_index=self.last_index,
             inflight=len(self.inflight),
             ticks_since_heard=now - self.heard_at,
             is_voter=is_voter,

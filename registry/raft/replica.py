@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from registry.raft.config import RaftConfig
 from registry.raft.log import RaftLog
 from registry.raft.membership import decode_configuration, voter_ids
-from registry.raft.messages import AnyMessage, Configuration, Entry, EntryKind, HardState, Role
+from registry.raft.messages import (
+    AnyMessage,
+    AppendReply,
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    Role,
+)
 from registry.raft.ready import ReadState
 from registry.raft.writes import Writes
 
@@ -34,6 +42,7 @@ class Replica:
         "failed_reads",
         "hard_state",
         "id",
+        "leader_round",
         "log",
         "now",
         "reads",
@@ -51,6 +60,7 @@ class Replica:
         self.hard_state = hard_state
         self.durable_hard_state = hard_state
         self.now = 0  # ticks since this core was made
+        self.leader_round = 0  # the latest round that our leader named in this term
         self.writes = Writes()
         self._guards_off = config.disabled_guards
         self._initial_configuration = configuration
@@ -74,6 +84,15 @@ class Replica:
     def guards(self, name: str) -> bool:
         """Whether a safety rule is in force; always, but in mutation checks."""
         return name not in self._guards_off
+
+    def set_hard_state(self, term: int, voted_for: str = "") -> None:
+        """Term and vote from here on; durable before anything rests on them. What promises of an
+        earlier term still wait here are dropped with it: nobody needs them, and what they rest on
+        may never be written."""
+        if term > self.hard_state.term:
+            self.after.clear()
+            self.leader_round = 0
+        self.hard_state = HardState(term, voted_for)
 
     # -- promises ----------------------------------------------------------------------------
 
@@ -110,6 +129,10 @@ class Replica:
         """Drop entries from `index` on, and with them the configuration they brought (R-40)."""
         self.log.truncate(index)
         self.writes.cut(index - 1)
+        # An acknowledgement that waits here for a write that now never happens is void.
+        self.after = [
+            m for m in self.after if not (isinstance(m, AppendReply) and m.match_index >= index)
+        ]
         if self.configuration.index >= index and self.guards("R-40"):
             self.set_configuration(self.configuration_before(index))
 
