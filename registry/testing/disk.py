@@ -83,7 +83,7 @@ class Image:
         if record.state is not None:
             self.state = dict(record.state)
         if record.base is not None:
-            self._rebase(record.base)
+            self._rebase(record.base, whole=record.state is not None)
         if record.entries:
             keep = record.entries[0].index - self.base_index - 1
             assert 0 <= keep <= len(self.entries), "an append must join the log"
@@ -92,11 +92,9 @@ class Image:
         if record.applied_index is not None:
             self.applied_index = record.applied_index
 
-    def _rebase(self, base: SnapshotMeta) -> None:
-        if self.term(base.index) == base.term:
-            del self.entries[: base.index - self.base_index]
-        else:
-            self.entries.clear()
+    def _rebase(self, base: SnapshotMeta, *, whole: bool) -> None:
+        """Drop the log up to `base`, or the whole of it."""
+        del self.entries[: len(self.entries) if whole else base.index - self.base_index]
         self.base = base
 
 
