@@ -1,0 +1,145 @@
+"""The endpoints of prepared queries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from registry.http import catalog, query
+from registry.testing.handlers import Handlers, header
+from registry.testing.serving import make_facade
+
+DEFINITION = {"Name": "q", "Service": {"Service": "web"}}
+
+
+@pytest.fixture
+def api() -> Handlers:
+    return Handlers(make_facade(), catalog.routes, query.routes)
+
+
+async def create(api: Handlers, **body: Any) -> str:
+    made = await api.json("POST", "/v1/query", json={**DEFINITION, **body})
+    identifier: str = made["ID"]
+    return identifier
+
+
+async def three_instances(api: Handlers) -> None:
+    for name in ("a", "b", "c"):
+        body = {"Node": name, "Address": "10.0.0.1", "Service": {"Service": "web"}}
+        await api.json("PUT", "/v1/catalog/register", json=body)
+
+
+async def test_a_definition_is_shown_whole(api: Handlers) -> None:
+    made = await create(api, service={"Service": "web", "ignorecheckids": ["x"], "Tags": []})
+    response = await api.request("GET", f"/v1/query/{made}")
+    assert response.body.decode() == (
+        f'[{{"ID":"{made}","Name":"q","Session":"","Token":"",'
+        '"Template":{"Type":"","Regexp":"","RemoveEmptyTags":false},'
+        '"Service":{"Service":"web","Failover":{"NearestN":0,"Datacenters":null},'
+        '"OnlyPassing":false,"IgnoreCheckIDs":["x"],"Near":"","Tags":[],"NodeMeta":null,'
+        '"ServiceMeta":null,"Connect":false},"DNS":{"TTL":""},"CreateIndex":1,"ModifyIndex":1}]'
+    )
+    response = await api.request("PUT", f"/v1/query/{made}", json=DEFINITION)
+    assert (response.status, response.body) == (200, b"")
+    [shown] = await api.json("GET", "/v1/query")
+    assert (shown["ModifyIndex"], shown["Service"]["Tags"]) == (2, None)
+    response = await api.request("DELETE", f"/v1/query/{made}")
+    assert (response.status, response.body) == (200, b"")
+    assert (await api.request("GET", f"/v1/query/{made}")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        pytest.param(
+            {"ID": "x"}, 500, "ID must be empty when creating a new prepared query", id="id"
+        ),
+        pytest.param(
+            {"Service": {}},
+            500,
+            "Invalid prepared query: Must provide a Service name to query",
+            id="service",
+        ),
+        pytest.param(
+            {"DNS": {"Odd": 1}},
+            400,
+            'Request decode failed: json: unknown field "Odd"',
+            id="unknown-field",
+        ),
+        pytest.param(
+            {"Service": {"Service": "x", "Failover": {"NearestN": "1"}}},
+            400,
+            "Request decode failed: json: cannot unmarshal string into Go struct field "
+            "PreparedQuery.Service.Failover.NearestN of type int",
+            id="wrong-type",
+        ),
+    ],
+)
+async def test_bad_definitions(api: Handlers, body: Any, status: int, text: str) -> None:
+    response = await api.request("POST", "/v1/query", json={**DEFINITION, **body})
+    assert (response.status, response.body.decode()) == (status, text)
+
+
+@pytest.mark.parametrize(
+    ("limit", "count"),
+    [
+        pytest.param("", 3, id="none"),
+        pytest.param("limit=0", 3, id="zero"),
+        pytest.param("limit=2", 2, id="two"),
+        pytest.param("limit=9", 3, id="more-than-there-are"),
+        pytest.param("limit=-1", 3, id="negative"),
+        pytest.param("limit=1&index=99&wait=1m", 1, id="never-waits"),
+    ],
+)
+async def test_running_with_a_limit(api: Handlers, limit: str, count: int) -> None:
+    await three_instances(api)
+    await create(api, DNS={"TTL": "10s"})
+    result = await api.json("GET", f"/v1/query/q/execute?{limit}")
+    assert len(result["Nodes"]) == count
+    assert (result["Service"], result["DNS"]) == ("web", {"TTL": "10s"})
+    assert (result["Datacenter"], result["ConsistencyLevel"]) == ("dc1", "leader")
+
+
+async def test_instances_come_in_any_order_unless_sorted(api: Handlers) -> None:
+    await three_instances(api)
+    await create(api)
+    first = {
+        (await api.json("GET", "/v1/query/q/execute?limit=1"))["Nodes"][0]["Node"]["Node"]
+        for _ in range(100)
+    }
+    assert first == {"a", "b", "c"}, "a one in 10^17 chance of failing"
+    result = await api.json("GET", "/v1/query/q/execute?near=_agent")
+    assert [each["Node"]["Node"] for each in result["Nodes"]] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("POST", "/v1/query/x", "GET,PUT,DELETE"),
+        ("PUT", "/v1/query/x/execute", "GET"),
+        ("DELETE", "/v1/query/x/explain", "GET"),
+    ],
+)
+async def test_methods_below_a_query(api: Handlers, method: str, path: str, allow: str) -> None:
+    response = await api.request(method, path, json=DEFINITION)
+    assert (response.status, response.body.decode()) == (405, f"method {method} not allowed")
+    assert header(response, "Allow") == allow
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [("/v1/query/x", "OPTIONS,GET,PUT,DELETE"), ("/v1/query/x/execute", "OPTIONS,GET")],
+)
+async def test_options(api: Handlers, path: str, allow: str) -> None:
+    response = await api.request("OPTIONS", path)
+    assert (response.status, response.body) == (200, b"{}")
+    assert header(response, "Allow") == allow
+
+
+async def test_what_is_not_there(api: Handlers) -> None:
+    for path in ("/v1/query/none/execute", "/v1/query/none/explain"):
+        response = await api.request("GET", path)
+        assert (response.status, response.body) == (404, b"Query not found")
+    response = await api.request("GET", "/v1/query/none/execute?limit=abc")
+    assert response.body == b'Bad limit: strconv.ParseInt: parsing "abc": invalid syntax'
