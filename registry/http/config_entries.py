@@ -19,7 +19,7 @@ from registry.http.api import (
 )
 from registry.http.errors import check
 from registry.http.params import datacenter, decode_json, parse_uint, read_response
-from registry.http.reads import ask
+from registry.http.reads import ask, plain
 from registry.http.shapes import (
     BodyError,
     Reader,
@@ -170,7 +170,7 @@ def _require_kind(kind: str, status: int) -> None:
 @routes.get("/v1/config/")
 async def get(request: ApiRequest) -> ApiResponse:
     """One entry by kind and name, or the list of a kind."""
-    kind, slash, name = request.argument.partition("/")
+    kind, slash, name = plain(request.argument).partition("/")
     if kind or slash:
         _require_kind(kind, 500)
     if not slash:
@@ -191,7 +191,7 @@ async def _list(request: ApiRequest, kind: str) -> ApiResponse:
 
 @routes.delete("/v1/config/")
 async def delete(request: ApiRequest) -> ApiResponse:
-    kind, slash, name = request.argument.partition("/")
+    kind, slash, name = plain(request.argument).partition("/")
     if not slash:
         raise HttpError(404, "Must provide both a kind and name to delete")
     datacenter(request)

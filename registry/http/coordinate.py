@@ -13,7 +13,7 @@ from registry.http.api import (
 )
 from registry.http.errors import check
 from registry.http.params import datacenter, read_response
-from registry.http.reads import ask, options_of
+from registry.http.reads import ask, options_of, plain
 from registry.http.shapes import View, fields, many, number, read_body, struct, text
 from registry.state.coordinates import (
     DIMENSIONS,
@@ -100,7 +100,7 @@ async def nodes(request: ApiRequest) -> ApiResponse:
 
 @routes.get("/v1/coordinate/node/")
 async def node(request: ApiRequest) -> ApiResponse:
-    query = GetCoordinates(node=request.argument)
+    query = GetCoordinates(node=plain(request.argument))
     meta = await ask(request, query)
     shown = _shown(request, meta.value)
     if not shown:

@@ -20,7 +20,7 @@ from registry.http.api import (
 )
 from registry.http.errors import REFUSED_STATUS, check
 from registry.http.params import CONSISTENCY_NAMES, datacenter, read_headers, read_response
-from registry.http.reads import NEAR_AGENT, ask, options_of
+from registry.http.reads import NEAR_AGENT, ask, options_of, plain
 from registry.http.shapes import (
     InstanceView,
     View,
@@ -200,11 +200,12 @@ async def list_queries(request: ApiRequest) -> ApiResponse:
 @routes.get("/v1/query/")
 async def get(request: ApiRequest) -> ApiResponse:
     """A definition by id; with `/execute` or `/explain` after it, what a name or id leads to."""
-    if request.argument.endswith(_EXECUTE):
-        return await _execute(request, request.argument.removesuffix(_EXECUTE))
-    if request.argument.endswith(_EXPLAIN):
-        return await _explain(request, request.argument.removesuffix(_EXPLAIN))
-    query = GetQuery(id=request.argument)
+    asked = plain(request.argument)
+    if asked.endswith(_EXECUTE):
+        return await _execute(request, asked.removesuffix(_EXECUTE))
+    if asked.endswith(_EXPLAIN):
+        return await _explain(request, asked.removesuffix(_EXPLAIN))
+    query = GetQuery(id=asked)
     meta = await ask(request, query)
     found = _found(request, query, meta)
     return read_response(request, query, meta, [query_view(found)])
@@ -215,7 +216,7 @@ async def update(request: ApiRequest) -> ApiResponse:
     _refuse_method(request)
     query = await _read_definition(request)
     datacenter(request)
-    query = msgspec.structs.replace(query, id=request.argument)
+    query = msgspec.structs.replace(query, id=plain(request.argument))
     _require_sound(query)
     check(await request.agent.write(UpdateQuery(query=query)))
     return empty_response()
@@ -225,7 +226,7 @@ async def update(request: ApiRequest) -> ApiResponse:
 async def delete(request: ApiRequest) -> ApiResponse:
     _refuse_method(request)
     datacenter(request)
-    check(await request.agent.write(DeleteQuery(id=request.argument)))
+    check(await request.agent.write(DeleteQuery(id=plain(request.argument))))
     return empty_response()
 
 
@@ -277,7 +278,7 @@ async def _run(request: ApiRequest, query: Query) -> ReadResult:
 
 async def _execute(request: ApiRequest, name: str) -> ApiResponse:
     limit = _limit(request)
-    agent, near = request.agent, request.query.get("near")
+    agent, near = request.agent, plain(request.query.get("near"))
     query = ExecuteQuery(
         name=name,
         near=_near(request, near),

@@ -37,7 +37,8 @@ def options_of(request: ApiRequest) -> ReadOptions:
 
 
 async def ask(request: ApiRequest, query: Query) -> ReadResult:
-    return await request.agent.read(query, options_of(request))
+    options = options_of(request)  # first: `?cached` has the request go through the cache
+    return await request.agent.read(query, options)
 
 
 async def answer(
@@ -59,7 +60,7 @@ def filtered(
 ) -> list[T]:
     """The items that the request's `?filter=` keeps. HttpError 500 for an expression that is none,
     with the headers of the read that it was for."""
-    expression = request.query.get("filter")
+    expression = plain(request.query.get("filter"))
     if not expression:
         return list(items)
     try:
@@ -72,26 +73,33 @@ def filtered(
 
 def node_meta(request: ApiRequest) -> dict[str, str]:
     """`?node-meta=k:v`, as often as given; without a colon the value is empty."""
-    pairs = (given.partition(":") for given in request.query.get_all("node-meta"))
+    pairs = (plain(given).partition(":") for given in request.query.get_all("node-meta"))
     return {key: value for key, _, value in pairs}
 
 
 def near(request: ApiRequest) -> str:
     """The node to sort by, "" for none."""
-    given = request.query.get("near")
+    given = plain(request.query.get("near"))
     return request.agent.node_name if given == NEAR_AGENT else given
 
 
 def tags(request: ApiRequest) -> tuple[str, ...] | None:
     """`?tag=`, as often as given; None when it is not there at all."""
-    return tuple(request.query.get_all("tag")) if "tag" in request.query else None
+    return tuple(map(plain, request.query.get_all("tag"))) if "tag" in request.query else None
 
 
 def wanted_name(request: ApiRequest, missing: str) -> str:
     """What the path ends in; HttpError 400 with `missing` when that is nothing."""
     if not request.argument:
         raise HttpError(400, missing)
-    return request.argument
+    return plain(request.argument)
+
+
+def plain(text: str) -> str:
+    """Text that may be looked up and stored: bytes that are no UTF-8 became U+FFFD, as in JSON."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def require_home(request: ApiRequest, datacenter: str) -> None:

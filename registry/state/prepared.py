@@ -158,6 +158,7 @@ def _set_query(
             return session
         if session is None:
             return Refused(f'invalid session "{query.session}"')
+        query = msgspec.structs.replace(query, session=session.id)
     if existing is not None:
         _drop_query(tx, existing)
     created = tx.index if existing is None else existing.create_index
@@ -422,12 +423,12 @@ def resolve(reader: Reader, name_or_id: str, segment: str) -> PreparedQuery | Re
 
 def _by_name(reader: Reader, name: str) -> PreparedQuery | None:
     pointer = NAMES.get(reader, fold(name))
-    length = len(name)
-    # A name in a request is at most a few hundred characters: that many points, and only for names
-    # that no query has.
-    while pointer is None and length >= 0:
-        pointer = TEMPLATES.get(reader, fold(name[:length]))
-        length -= 1
+    if pointer is None:
+        # As many points as the name is long, but only where there are templates at all.
+        some = next(iter(TEMPLATES.scan_raw(reader, limit=1)), None)
+        lengths = range(len(name), -1, -1) if some is not None else ()
+        found = (TEMPLATES.get(reader, fold(name[:length])) for length in lengths)
+        pointer = next((each for each in found if each is not None), None)
     return None if pointer is None else get_query(reader, pointer.id)
 
 

@@ -146,6 +146,30 @@ async def test_listing_nodes(api: Handlers, query: str, names: list[str]) -> Non
     assert [each["Node"] for each in await api.json("GET", f"/v1/catalog/nodes?{query}")] == names
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/catalog/node/%ff",
+        "/v1/catalog/service/%ff%00?tag=%ff&near=%ff&node-meta=%ff:%ff",
+        "/v1/health/service/%C3%A4%ff",
+        "/v1/health/state/%ff",
+        "/v1/coordinate/node/%ff",
+        "/v1/config/service-defaults/%ff",
+        "/v1/catalog/nodes?filter=%ff",
+    ],
+)
+async def test_bytes_that_are_no_text_find_nothing(api: Handlers, path: str) -> None:
+    response = await api.request("GET", path)
+    assert response.status in (200, 400, 404, 500)
+    assert b"internal error" not in response.body
+
+
+async def test_cached_reads_say_so(api: Handlers) -> None:
+    for expected in ("MISS", "HIT"):
+        response = await api.request("GET", "/v1/health/service/web?cached")
+        assert header(response, "X-Cache") == expected
+
+
 async def test_a_bad_filter_still_tells_the_index(api: Handlers) -> None:
     await register(api)
     response = await api.request("GET", "/v1/catalog/nodes?filter=Nope==x")

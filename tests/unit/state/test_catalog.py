@@ -38,6 +38,7 @@ from registry.state.catalog_records import (
 )
 from registry.state.health import NodeChecks, ServiceHealth
 from registry.state.sessions import SessionCreate, SessionInfo
+from registry.state.topics import Topic
 from registry.storage.store import Reader
 from registry.testing.state import Replica
 
@@ -67,8 +68,8 @@ def catalog_rows(replica: Replica) -> list[bytes]:
     return [key for key, _ in replica.machine.reader.scan(b"scatalog.", b"scatalog/")]
 
 
-def touched_by(replica: Replica, command: Command) -> set[tuple[str, ...]]:
-    seen: set[tuple[str, ...]] = set()
+def touched_by(replica: Replica, command: Command) -> set[Topic]:
+    seen: set[Topic] = set()
     replica.machine.topics.listen(seen.update)
     replica.apply(command)
     return seen
@@ -554,7 +555,8 @@ def assert_indexes_agree(reader: Reader) -> None:
     nodes = {fold(each.node): each for each in records.NODES.scan(reader)}
     services = list(records.SERVICES.scan(reader))
     checks = list(records.CHECKS.scan(reader))
-    assert all(fold(each.node) in nodes for each in (*services, *checks))
+    assert {fold(each.node) for each in services} <= set(nodes)
+    assert {fold(each.node) for each in checks} <= set(nodes)
     owners = {(fold(each.node), fold(each.id)): each for each in services}
 
     ids = {each.node for each in records.NODE_IDS.scan(reader)}

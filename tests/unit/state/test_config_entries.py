@@ -11,6 +11,7 @@ from registry.state.config_entries import (
     ListConfigEntries,
     SetConfigEntry,
 )
+from registry.state.topics import Topic
 from registry.testing.state import Replica
 
 KIND = "service-defaults"
@@ -60,7 +61,7 @@ def test_listing_and_deleting(replica: Replica) -> None:
     assert [each.name for each in replica.ask(ListConfigEntries(kind=KIND))] == ["a", "b"]
     assert replica.ask(ListConfigEntries(kind="proxy-defaults")) == []
     topics = set(GetConfigEntry(kind=KIND, name="a").topics(replica.machine.reader))
-    seen: set[tuple[str, ...]] = set()
+    seen: set[Topic] = set()
     replica.machine.topics.listen(seen.update)
     assert replica.apply(DeleteConfigEntry(kind=KIND, name="b")) is True
     assert not topics & seen

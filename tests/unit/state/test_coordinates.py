@@ -14,6 +14,7 @@ from registry.state.coordinates import (
     distance,
     sort_by_distance,
 )
+from registry.state.topics import Topic
 from registry.testing.state import Replica
 
 
@@ -79,7 +80,7 @@ def test_coordinates_go_with_their_node(replica: Replica) -> None:
     assert [each.node for each in replica.ask(ListCoordinates())] == ["a"]
     assert replica.ask(GetCoordinates(node="A"))[0].coord == at(0.1)
     topics = set(GetCoordinates(node="a").topics(replica.machine.reader))
-    seen: set[tuple[str, ...]] = set()
+    seen: set[Topic] = set()
     replica.machine.topics.listen(seen.update)
     replica.apply(Deregister(node="a"))
     assert replica.ask(GetCoordinates(node="a")) == []

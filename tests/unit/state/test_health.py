@@ -18,6 +18,7 @@ from registry.state.health import (
     ServiceChecks,
     ServiceHealth,
 )
+from registry.state.topics import Topic
 from registry.testing.state import Replica
 
 
@@ -114,7 +115,7 @@ def test_checks(replica: Replica, query: Query, checks: list[str]) -> None:
 
 def test_a_check_moves_between_states(replica: Replica) -> None:
     topics = set(ChecksInState(state="warning").topics(replica.machine.reader))
-    seen: set[tuple[str, ...]] = set()
+    seen: set[Topic] = set()
     replica.machine.topics.listen(seen.update)
     replica.apply(node("b", check("own", "passing", "s1")))
     assert topics <= seen, "who waits for a state hears of those that leave it"
@@ -161,7 +162,7 @@ def test_ingress_gateways_of_a_service(replica: Replica) -> None:
     assert replica.ask(query) == []
     listeners = [{"Port": 1, "Protocol": "tcp", "Services": [{"Name": "web"}]}]
     waiting = set(query.topics(replica.machine.reader))
-    seen: set[tuple[str, ...]] = set()
+    seen: set[Topic] = set()
     replica.machine.topics.listen(seen.update)
     replica.apply(
         SetConfigEntry(kind="ingress-gateway", name="door", settings={"Listeners": listeners})

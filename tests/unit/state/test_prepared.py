@@ -25,6 +25,7 @@ from registry.state.prepared import (
     flaw_of,
 )
 from registry.state.sessions import SessionCreate, SessionDestroy
+from registry.state.topics import Topic
 from registry.testing.state import Replica
 
 UNKNOWN_ID = "11111111-2222-3333-4444-555555555555"
@@ -101,7 +102,7 @@ def test_a_query_goes_with_its_session(replica: Replica) -> None:
     bound = [create(replica, definition(name, session=session.id)) for name in ("", "", "x")]
     kept = create(replica, definition("kept"))
     topics = set(GetQuery(id=bound[0]).topics(replica.machine.reader))
-    seen: set[tuple[str, ...]] = set()
+    seen: set[Topic] = set()
     replica.machine.topics.listen(seen.update)
     replica.apply(SessionDestroy(id=session.id))
     assert [each.id for each in replica.ask(ListQueries())] == [kept]
