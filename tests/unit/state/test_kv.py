@@ -258,6 +258,7 @@ def test_the_deletion_that_counts_is_the_last_one(replica: Replica) -> None:
     replica.now_ms += 1000
     put(replica, b"t/a")
     replica.apply(KvDelete(key=b"t/a"))
+    put(replica, b"u")
     replica.now_ms += TOMBSTONE_TTL_MS - 1000
     assert replica.apply(KvReap()) == 1
     assert replica.index_of(KvList(prefix=b"t/")) == 4

@@ -292,6 +292,7 @@ def test_a_dump_may_be_cut_anywhere(size: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(machine_module, "_RESTORE_BATCH_BYTES", 600)  # and several writes
     source, target = filled(), Replica()
     target.apply_all([KvSet(key=b"key/old"), KvSet(key=b"zzz")])
+    target.apply_all([Register(node="n", address="1.1.1.1"), SessionCreate(node="n")])
     target.machine.restore(cut_in(dump_of(source), size))
     assert target.checksum() == source.checksum()
     assert target.index == source.index

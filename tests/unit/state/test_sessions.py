@@ -368,6 +368,15 @@ def test_a_plain_write_keeps_the_holder_and_resets_the_count(replica: Replica) -
     assert entry.session == ""
 
 
+def test_a_plain_write_of_the_value_that_is_there_resets_the_count_too(replica: Replica) -> None:
+    session = create(replica)
+    lock(replica, session)
+    replica.apply(KvSet(key=b"k", value=b"v"))
+    entry = entry_of(replica)
+    assert entry is not None
+    assert (entry.lock_index, entry.modify_index) == (0, replica.index)
+
+
 def test_a_deleted_key_is_not_held_any_more(replica: Replica) -> None:
     session = create(replica, behavior="delete", lock_delay_ns=15 * SECOND)
     for key, deletion in ((b"a/1", KvDelete(key=b"a/1")), (b"a/2", KvDeleteTree(prefix=b"a/"))):
