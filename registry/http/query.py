@@ -253,7 +253,7 @@ async def _other_method(request: ApiRequest) -> ApiResponse:
 
 
 def _serve_other_methods(handler: Handler) -> None:
-    for method in ("OPTIONS", "POST"):
+    for method in ("OPTIONS", "POST", "HEAD", "PATCH"):
         routes.add(method, "/v1/query/")(handler)
 
 
