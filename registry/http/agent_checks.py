@@ -10,7 +10,7 @@ from registry.agent.definition_rules import DefinitionRefused, validate_check
 from registry.agent.definitions import CheckDefinition
 from registry.agent.local import LocalCheck
 from registry.errors import ConfigError
-from registry.http.agent_services import definition_body
+from registry.http.agent_services import definition_body, plugin_check_keys
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -75,9 +75,7 @@ async def register(request: ApiRequest) -> ApiResponse:
 async def _read_definition(request: ApiRequest) -> CheckDefinition:
     mapping = await definition_body(request)
     try:
-        definition = read_check(
-            mapping, source="http", check_types=request.agent.plugins.plugin_check_keys()
-        )
+        definition = read_check(mapping, source="http", check_types=plugin_check_keys(request))
     except ConfigError as problem:
         raise HttpError(400, f"Request decode failed: {problem.reason}") from None
     try:

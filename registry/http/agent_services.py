@@ -269,9 +269,7 @@ async def register(request: ApiRequest) -> ApiResponse:
 async def _read_definition(request: ApiRequest) -> ServiceDefinition:
     mapping = await definition_body(request)
     try:
-        definition = read_service(
-            mapping, source="http", check_types=request.agent.plugins.plugin_check_keys()
-        )
+        definition = read_service(mapping, source="http", check_types=plugin_check_keys(request))
     except ConfigError as problem:
         raise HttpError(400, f"Request decode failed: {problem.reason}") from None
     try:
@@ -281,6 +279,11 @@ async def _read_definition(request: ApiRequest) -> ServiceDefinition:
     for warning in service_warnings(definition):
         logger.warning("%s", warning)
     return definition
+
+
+def plugin_check_keys(request: ApiRequest) -> list[str]:
+    """Members of check definitions that plugins add."""
+    return [kind.key for kind in request.agent.plugins.check_types()]
 
 
 async def definition_body(request: ApiRequest) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,16 +79,3 @@ def ttl(check_id: str = "", seconds: float = 60, **fields: Any) -> CheckDefiniti
 def state_of(local: LocalState, check_id: str) -> tuple[str, str]:
     check = local.checks[check_id]
     return check.status, check.output
-
-
-async def until(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
-    """Wait for work in other threads."""
-    async with asyncio.timeout(deadline_s):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], deadline_s: float = 5.0) -> None:
-    async with asyncio.timeout(deadline_s):
-        while not await condition():
-            await asyncio.sleep(0.005)

@@ -178,7 +178,7 @@ async def test_a_write_that_was_cut_off_is_swept_up(tmp_path: Path, clock: Manua
 async def test_a_directory_that_cannot_be_written(tmp_path: Path, clock: ManualClock) -> None:
     local = await restarted(clock, tmp_path)
     (tmp_path / "services").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot write .*services"):
+    with pytest.raises(StorageError, match=r"cannot write .*services"):
         await local.add_service(service("web"))
     assert not local.services
 

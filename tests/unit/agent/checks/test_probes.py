@@ -184,7 +184,7 @@ async def test_http_timeout(clients: HttpClients, target: Target) -> None:
 
 
 async def test_http_certificates(tmp_path: Path, clients: HttpClients) -> None:
-    """A certificate nobody knows is refused, unless verification is off or its authority is known."""
+    """An unknown certificate is refused, unless verification is off or its authority is known."""
     import ssl
 
     certificate, key = self_signed(tmp_path)
@@ -336,10 +336,9 @@ def test_grpc_requests_are_encoded() -> None:
 def self_signed(directory: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 and its key, made by openssl."""
     certificate, key = directory / "cert.pem", directory / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-         "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    request += ["-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", *request, *names, *files], check=True, capture_output=True)
     return certificate, key

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -180,8 +181,7 @@ def is_running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-async def until(condition: object, deadline_s: float = 5.0) -> None:
-    assert callable(condition)
+async def until(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
     async with asyncio.timeout(deadline_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - about other processes, which set no event
             await asyncio.sleep(0.01)
