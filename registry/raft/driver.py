@@ -185,8 +185,9 @@ class RaftDriver:
         #: Called on the loop at every change of role or leader, before anybody else hears of it.
         self.on_role_change = on_role_change
         self._clock = clock or _steady_clock
-        self._random = rng or random.Random()
         self._server_id = server_id
+        # Salted with the id: servers that were given equal seeds must not time out together.
+        self._random = random.Random(f"{server_id} {(rng or random.Random()).getrandbits(64)}")
         self._snapshots: SnapshotStore = (
             FileSnapshots(snapshot_directory) if snapshot_directory else MemorySnapshots()
         )
@@ -635,7 +636,10 @@ class RaftDriver:
         """`ready` is durable: tell the core, and let its promises go."""
         self._core.persisted(ready.token)
         if ready.after:
-            self._transport.send(ready.after)
+            # While it waited, a later write may have overwritten what it rests on; that takes a
+            # new term, so a promise of an older one is not kept any more and stays here.
+            term = self._core.term
+            self._transport.send([message for message in ready.after if message.term >= term])
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         results = self._machine.apply(entries)

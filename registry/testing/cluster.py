@@ -193,13 +193,14 @@ class SimulatedServer:
         image = self.disk.written
         fresh = image.last_index <= 1 and image.hard_state.term <= 1
         self._ticked_at = self._local_time()
+        seed = 0 if self.simulation.options.aligned_timers else self._random.random()
         self.core = RaftCore(
             self.simulation.config(self.id),
             self.disk,
             image.hard_state,
             image.configuration_at(image.last_index, decode_configuration),
             image.applied_index,
-            random.Random(0 if self.simulation.options.aligned_timers else self._random.random()),
+            random.Random(f"{self.id} {seed}"),  # salted, as the driver does
             restarted=not fresh,
         )
         self._life += 1
@@ -361,7 +362,7 @@ class SimulatedServer:
 
     def _complete(self, core: RaftCore, ready: Ready, promises: list[Promise]) -> None:
         core.persisted(ready.token)
-        self._send(promises)
+        self._send([promise for promise in promises if promise.message.term >= core.term])
 
     def _send(self, promises: list[Promise]) -> None:
         self.simulation.checker.sending(self.id, promises)
