@@ -91,7 +91,7 @@ def test_entries_without_a_command_only_move_the_index() -> None:
 
 
 def test_consensus_and_state_mean_the_same_by_a_command() -> None:
-    assert machine_module.COMMAND == EntryKind.COMMAND
+    assert EntryKind(machine_module.COMMAND) is EntryKind.COMMAND
 
 
 def test_topics_are_published_once_and_after_the_write() -> None:
