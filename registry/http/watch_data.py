@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from registry.http.agent_services import agent_service_view
+from registry.http.agent_services import agent_service_view, content_hash
 from registry.http.kv import entry_json
 from registry.http.shapes import check_view, instance_view, node_view
 from registry.watch_views import encode, view
@@ -25,6 +25,11 @@ def _plain(shape: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: [msgspec.to_builtins(shape(item)) for item in value]
 
 
+def _agent_service(value: Any) -> Any:
+    shown = agent_service_view(value)
+    return msgspec.structs.replace(shown, content_hash=content_hash(shown))
+
+
 _ANSWERS: Mapping[str, Callable[[Any], Any]] = {
     "key": _key,
     "keyprefix": _keys,
@@ -33,7 +38,7 @@ _ANSWERS: Mapping[str, Callable[[Any], Any]] = {
     "service": _plain(instance_view),
     "checks": _plain(check_view),
     "event": lambda value: [event.to_api() for event in value],
-    "agent_service": lambda value: msgspec.to_builtins(agent_service_view(value)),
+    "agent_service": _agent_service,
 }
 
 
