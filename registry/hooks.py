@@ -7,7 +7,9 @@ same hooks, by `registry.builtins`.
 
 For each hook: who calls it and when, what may be returned, and what happens when it raises. In all
 cases a plugin that raises is named in the log and in `/v1/agent/plugins`, and the rest goes on;
-nothing that is replicated ever depends on a plugin.
+nothing that is replicated ever depends on a plugin. A name that is already there (a check type
+`http`, a route of the API) stays with its owner: built-in features first, then installed plugins
+by name, then directories. No hook may wait; what it returns may where its signature is async.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ class CheckType(msgspec.Struct, frozen=True, kw_only=True):
 
     `key` is the field of a check definition that selects the kind ("http", "tcp", "dns-lookup").
     `create` gets the check's definition (a `registry.agent.definitions.CheckDefinition`; a kind
-    that is not built in finds its own settings in `plugin_settings`) and raises `ValueError` with one
-    clear sentence when they make no sense. `type_name` is what the API shows as `Type`.
+    that is not built in finds its own settings in `plugin_settings`) and raises `ValueError` with
+    one clear sentence when they make no sense. `type_name` is what the API shows as `Type`.
     """
 
     key: str
@@ -62,8 +64,9 @@ class StorageEngine(msgspec.Struct, frozen=True, kw_only=True):
     """An engine that `storage_engine` in the configuration can name.
 
     `open` gets the directory (made if need be) and returns a `registry.storage.store.Store`; it
-    raises `registry.errors.StorageError` with a message that says what to do. `durable` is False
-    for engines that forget everything when closed.
+    raises `registry.errors.StorageError` with a message that says what to do. A durable engine
+    calls `registry.storage.check_format` before it hands out the store. `durable` is False for
+    engines that forget everything when closed. All of it is in `registry.testing.storage`.
     """
 
     name: str
@@ -74,8 +77,9 @@ class StorageEngine(msgspec.Struct, frozen=True, kw_only=True):
 class DefinitionSource(msgspec.Struct, frozen=True, kw_only=True):
     """A format of configuration and definition files: a file-name suffix and its reader.
 
-    `load` gets the file's path and text and returns one mapping, spelt like the JSON form; it raises
-    `registry.errors.ConfigError` naming file, line and key.
+    `suffix` begins with its dot (".toml"). `load` gets the file's path and text and returns one
+    mapping, spelt like the JSON form; it raises `registry.errors.ConfigError` naming file, line and
+    key.
     """
 
     suffix: str
@@ -114,7 +118,8 @@ class CliCommand(msgspec.Struct, frozen=True, kw_only=True):
 
 @hookspec
 def registry_storage_engines() -> Iterable[StorageEngine]:
-    """Called once at start, before anything is opened. Raising: the engines of this plugin are not there."""
+    """Called once at start, before anything is opened. Raising: the engines of this plugin are not
+    there, and an agent that is configured to use one does not start."""
     raise NotImplementedError
 
 
@@ -127,23 +132,25 @@ def registry_check_types() -> Iterable[CheckType]:
 
 @hookspec
 def registry_definition_sources() -> Iterable[DefinitionSource]:
-    """Called once at start and by `registry validate`, before configuration files are read."""
+    """Called once at start and by `registry validate`, before configuration files are read.
+    Raising: files of these formats are not read."""
     raise NotImplementedError
 
 
 @hookspec
 def registry_watch_handlers() -> Iterable[WatchHandler]:
-    """Called once at start, on every agent."""
+    """Called once at start, on every agent. Raising: watches that use them are refused."""
     raise NotImplementedError
 
 
 @hookspec
 def registry_http_routes() -> Iterable[HttpRoute]:
-    """Called once when the HTTP server is made. A handler that raises gives a 500 that names the plugin."""
+    """Called once when the HTTP server is made. A handler that raises gives a 500 that names the
+    plugin."""
     raise NotImplementedError
 
 
 @hookspec
 def registry_cli_commands() -> Iterable[CliCommand]:
-    """Called by the command line only when the word typed is no built-in command, or for the help text."""
+    """Called by the command line only when the word typed is no built-in command."""
     raise NotImplementedError
