@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     import httpx
 
 REDIRECTS_MAX = 10
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +72,26 @@ class HttpClients:
         clients, self._clients = list(self._clients.values()), {}
         for client in clients:
             await client.aclose()
+
+
+def reason_of(problem: BaseException) -> str:
+    """The system's error at the bottom when there is one, as connection errors hide it."""
+    cause: BaseException | None = problem
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+            continue
+        if isinstance(cause, ssl.SSLError):
+            return f"tls: {cause.reason or cause}".lower()
+        if isinstance(cause, OSError) and cause.errno:
+            return f"connect: {os_error_text(cause)}"
+        cause = cause.__cause__ or cause.__context__
+    return str(problem) or type(problem).__name__
+
+
+def os_error_text(problem: OSError) -> str:
+    """The system's words for it; of several attempts (v4 and v6) those for the first."""
+    number = problem.errno
+    if number is None and (found := _ERRNO.search(str(problem))):
+        number = int(found.group(1))
+    return os.strerror(number).lower() if number else str(problem)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
-
 from registry.agent.checks.base import CRITICAL, PASSING, WARNING, CheckContext
-from registry.agent.checks.tcp import os_error_text
 from registry.agent.definitions import CheckDefinition
+from registry.agent.http_clients import reason_of
 from registry.agent.output import OutputTail
 from registry.hooks import CheckResult, CheckType
 
@@ -72,21 +70,6 @@ def state_of(status_code: int) -> str:
     if 200 <= status_code <= 299:
         return PASSING
     return WARNING if status_code == 429 else CRITICAL
-
-
-def reason_of(problem: BaseException) -> str:
-    """The system's error at the bottom when there is one, as connection errors hide it."""
-    cause: BaseException | None = problem
-    while cause is not None:
-        if isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
-            continue
-        if isinstance(cause, ssl.SSLError):
-            return f"tls: {cause.reason or cause}".lower()
-        if isinstance(cause, OSError) and cause.errno:
-            return f"connect: {os_error_text(cause)}"
-        cause = cause.__cause__ or cause.__context__
-    return str(problem) or type(problem).__name__
 
 
 def create(definition: CheckDefinition) -> HttpRunner:

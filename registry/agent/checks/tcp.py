@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import socket
 
 from registry.agent.checks.base import CRITICAL, PASSING
 from registry.agent.definitions import CheckDefinition
+from registry.agent.http_clients import os_error_text
 from registry.hooks import CheckResult, CheckType
-
-_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class TcpRunner:
@@ -54,14 +51,6 @@ def dial_text(address: str, problem: Exception) -> str:
     if isinstance(problem, OSError):
         return f"dial tcp {address}: connect: {os_error_text(problem)}"
     return f"dial tcp: {problem}"
-
-
-def os_error_text(problem: OSError) -> str:
-    """The system's words for it; of several attempts (v4 and v6) those for the first."""
-    number = problem.errno
-    if number is None and (found := _ERRNO.search(str(problem))):
-        number = int(found.group(1))
-    return os.strerror(number).lower() if number else str(problem)
 
 
 def create(definition: CheckDefinition) -> TcpRunner:

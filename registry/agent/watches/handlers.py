@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from registry.agent.definitions import SECOND, WatchDefinition
 from registry.agent.durations import format_duration
-from registry.agent.http_clients import HttpClients
+from registry.agent.http_clients import HttpClients, reason_of
 from registry.agent.output import OutputTail
 from registry.agent.processes import CannotStart, run_process
 from registry.hooks import WatchHandler
@@ -73,7 +73,9 @@ class HttpHandler:
                 format_duration(timeout_ns),
             )
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as problem:
-            logger.error("Failed to invoke watch HTTP handler: path=%s error=%s", path, problem)
+            logger.error(
+                "Failed to invoke watch HTTP handler: path=%s error=%s", path, reason_of(problem)
+            )
 
     async def _send(self, index: int, data: bytes) -> None:
         import httpx

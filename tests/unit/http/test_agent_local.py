@@ -35,9 +35,7 @@ async def local(clock: ManualClock) -> LocalState:
 
 @pytest.fixture
 async def api(serve: Serve, local: LocalState) -> AsyncIterator[httpx.AsyncClient]:
-    plugins = SimpleNamespace(
-        check_types=builtin_check_types, http_routes=list, report=dict
-    )
+    plugins = SimpleNamespace(check_types=builtin_check_types, http_routes=list, report=dict)
     server = await serve(local=local, plugins=plugins, backend=local._backend)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}/v1") as client:
         yield client
