@@ -38,7 +38,12 @@ class CheckResult(msgspec.Struct, frozen=True):
 
 
 class CheckRunner(Protocol):
-    """Runs one check once; made anew when its definition changes."""
+    """Runs one check once; made anew when its definition changes.
+
+    It may have further methods, which `registry.agent.checks.base` describes: `bind` to be lent what
+    the agent has, `follow` to report by itself instead of at an interval, `timed_out` to say in its
+    own words that a run was cut off.
+    """
 
     async def run(self) -> CheckResult:
         """Called every interval and cancelled at its timeout. Raising counts as critical, with the
