@@ -40,9 +40,9 @@ class CheckResult(msgspec.Struct, frozen=True):
 class CheckRunner(Protocol):
     """Runs one check once; made anew when its definition changes.
 
-    It may have further methods, which `registry.agent.checks.base` describes: `bind` to be lent what
-    the agent has, `follow` to report by itself instead of at an interval, `timed_out` to say in its
-    own words that a run was cut off.
+    It may have further methods, which `registry.agent.checks.base` describes: `bind` to be lent
+    what the agent has, `follow` to report by itself instead of at an interval, `timed_out` to say
+    in its own words that a run was cut off.
     """
 
     async def run(self) -> CheckResult:
