@@ -110,8 +110,9 @@ class Plugins:
     """All plugins of this process. Made by `load`; what they contribute is asked for once."""
 
     def __init__(self) -> None:
-        self._manager = pluggy.PluginManager(hooks.PROJECT)
-        self._manager.add_hookspecs(hooks)
+        # One manager for each plugin: a call reaches that plugin alone, and one whose registration
+        # fails half-way leaves nothing behind.
+        self._managers: dict[str, pluggy.PluginManager] = {}
         self._records: dict[str, PluginRecord] = {}
         self._contributions: dict[str, list[Any]] = {}
 
@@ -137,15 +138,17 @@ class Plugins:
     def add(self, name: str, plugin: object, *, source: str = "", version: str = "") -> None:
         """Register a loaded module or object; what is wrong with its hooks is recorded."""
         record = self._record(name, source, version)
-        marked = self._marked(plugin)
-        self._validate(plugin, marked, record)
+        manager = pluggy.PluginManager(hooks.PROJECT)
+        manager.add_hookspecs(hooks)
+        options = {name: manager.parse_hookimpl_opts(plugin, name) for name in dir(plugin)}
+        marked = [found["specname"] or name for name, found in options.items() if found]
+        _validate(plugin, marked, record)
         try:
-            self._manager.register(plugin, name=record.name)
+            manager.register(plugin, name=record.name)
         except (pluggy.PluginValidationError, ValueError) as error:
-            # Half of its hooks may be in place already.
-            self._manager.unregister(plugin)
             record.failed("load", _last_line(error))
             return
+        self._managers[record.name] = manager
         record.hooks = [hook for hook in _HOOKS if hook in marked]
 
     # -- contributions
@@ -244,12 +247,7 @@ class Plugins:
 
     def _contribution(self, hook: str, kind: type[T], record: PluginRecord) -> list[T]:
         """What one plugin contributes; nothing if it fails or gives anything else than `kind`."""
-        others = [
-            plugin
-            for name, plugin in self._manager.list_name_plugin()
-            if name != record.name and plugin is not None
-        ]
-        caller = self._manager.subset_hook_caller(hook, others)
+        caller: Callable[[], list[Iterable[T]]] = getattr(self._managers[record.name].hook, hook)
         try:
             with record.called():
                 items = [item for result in caller() for item in result]
@@ -286,23 +284,19 @@ class Plugins:
             "plugin loaded plugin=%s version=%s source=%s", found.name, version, found.source
         )
 
-    def _marked(self, plugin: object) -> list[str]:
-        """Names of the hooks that the plugin means to implement: what carries `@hookimpl`."""
-        options = {name: self._manager.parse_hookimpl_opts(plugin, name) for name in dir(plugin)}
-        return [found["specname"] or name for name, found in options.items() if found is not None]
 
-    def _validate(self, plugin: object, marked: list[str], record: PluginRecord) -> None:
-        """Name what looks like a mistake: hooks that do not exist, hooks that are not marked."""
-        for name in marked:
-            if name not in _HOOKS:
-                near = difflib.get_close_matches(name, _HOOKS, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                record.failed(name, f"there is no hook of this name{hint}")
-        for name in _HOOKS:
-            if name not in marked and callable(getattr(plugin, name, None)):
-                record.failed(name, "not marked with @hookimpl, so never called")
-        if not marked:
-            record.failed("load", "implements no hook")
+def _validate(plugin: object, marked: list[str], record: PluginRecord) -> None:
+    """Name what looks like a mistake: hooks that do not exist, hooks that are not marked."""
+    for name in marked:
+        if name not in _HOOKS:
+            near = difflib.get_close_matches(name, _HOOKS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            record.failed(name, f"there is no hook of this name{hint}")
+    for name in _HOOKS:
+        if name not in marked and callable(getattr(plugin, name, None)):
+            record.failed(name, "not marked with @hookimpl, so never called")
+    if not marked:
+        record.failed("load", "implements no hook")
 
 
 # -- finding

@@ -96,7 +96,7 @@ def isolated(route: HttpRoute) -> Handler:
     async def handle(request: ApiRequest) -> ApiResponse:
         try:
             response: ApiResponse = await route.handler(request)
-        except HttpError:
+        except (HttpError, PluginError):
             raise
         except Exception as problem:
             logger.exception("Plugin route failed: plugin=%s route=%s", plugin, route.pattern)
@@ -143,6 +143,7 @@ class Api:
             await send({"type": "http.response.body", "body": response.body})
             return
         await send(start)
+        await send({"type": "http.response.body", "body": b"", "more_body": True})  # the head, now
         async for chunk in response.stream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
