@@ -7,14 +7,20 @@ looked up once and then costs a few additions for each value, so the hottest pat
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import gc
 import math
+import resource
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 INTERVAL_S = 10
@@ -127,7 +133,7 @@ class Metrics:
         self._intervals: deque[Interval] = deque(maxlen=INTERVALS_KEPT)
         self._next_s = 0.0
         #: Called before a reading, to set the gauges that are only looked up then.
-        self.collectors: list[Callable[[Metrics], None]] = []
+        self.collectors: list[Callable[[Metrics], None]] = [runtime_gauges]
         self._gauges: dict[Series, float] = {}
         self._counted: dict[Series, Aggregate] = {}
         self._sampled: dict[Series, Aggregate] = {}
@@ -218,17 +224,45 @@ class Metrics:
     def summary(self) -> dict[str, Any]:
         """The body of `/v1/agent/metrics`."""
         interval = self.latest()
-        gauges = interval.gauges or self.current().gauges
         return {
             "Timestamp": _stamp(interval.start_s),
             "Gauges": [
                 {"Name": name, "Value": value, "Labels": dict(labels)}
-                for (name, labels), value in sorted(gauges.items())
+                for (name, labels), value in sorted(self._gauges.items())
             ],
             "Points": [],
             "Counters": [_row(item) for item in sorted(interval.counters.items(), key=_by_series)],
             "Samples": [_row(item) for item in sorted(interval.samples.items(), key=_by_series)],
         }
+
+
+def runtime_gauges(metrics: Metrics) -> None:
+    """What the interpreter and the kernel tell about this process, under the names that dashboards
+    of Go programs use: objects are memory blocks, goroutines are tasks and threads."""
+    size_pages, resident_pages = _memory_pages()
+    page = resource.getpagesize()
+    collections = gc.get_stats()
+    metrics.gauge("runtime.alloc_bytes", resident_pages * page)
+    metrics.gauge("runtime.sys_bytes", size_pages * page)
+    metrics.gauge("runtime.heap_objects", sys.getallocatedblocks())
+    metrics.gauge("runtime.num_goroutines", _task_count() + threading.active_count())
+    metrics.gauge("runtime.total_gc_runs", sum(item["collections"] for item in collections))
+
+
+def _memory_pages() -> tuple[int, int]:
+    """Size and resident part of this process in pages; zeros where the kernel does not tell."""
+    try:
+        size, resident = Path("/proc/self/statm").read_text().split()[:2]
+    except OSError:
+        return 0, 0
+    return int(size), int(resident)
+
+
+def _task_count() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # no loop is running
+        return 0
 
 
 def _by_series(item: tuple[Series, Aggregate]) -> Series:

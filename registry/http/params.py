@@ -206,7 +206,7 @@ def decode_json(request: ApiRequest, body: bytes) -> Any:
         return msgspec.json.decode(body)
     except RecursionError:
         raise HttpError(400, "Request decode failed: nested too deeply") from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return _decode_leniently(body)
 
 

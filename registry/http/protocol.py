@@ -61,6 +61,7 @@ class LongCycle(RequestResponseCycle):
 
     task: asyncio.Task[None] | None = None
     until_close = False
+    head = b""
 
     async def run_asgi(self, app: Any) -> None:
         try:
@@ -78,7 +79,10 @@ class LongCycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         if self.response_started or message["type"] != "http.response.start":
-            await (self._send_until_close if self.until_close else super().send)(message)
+            if self.head:
+                message = self._with_head(message)
+            if message is not None:
+                await (self._send_until_close if self.until_close else super().send)(message)
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
@@ -86,7 +90,26 @@ class LongCycle(RequestResponseCycle):
             return
         self.response_started = True
         self.waiting_for_100_continue = False
-        self.transport.write(self._head(message["status"], message.get("headers", ())))
+        self.head = self._head(message["status"], message.get("headers", ()))
+
+    def _with_head(self, message: Any) -> Any:
+        """Write the head, together with the body if this is all of it: one packet, one system call.
+
+        The message when it is still to be sent, None when it has been.
+        """
+        head, self.head = self.head, b""
+        body = message.get("body", b"")
+        whole = len(body) == self.expected_content_length and not message.get("more_body", False)
+        if self.chunked_encoding or self.until_close or not whole or self.scope["method"] == "HEAD":
+            self.transport.write(head)
+            return message
+        self.transport.write(head + body)
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+        return None
 
     async def _send_until_close(self, message: Any) -> None:
         """A stream to a client that knows no chunks ends with the connection."""

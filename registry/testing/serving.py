@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from registry.agent.config import AgentConfig
 from registry.agent.facade import AgentFacade, Backend, Member
+from registry.agent.reload import ReloadReport
 from registry.errors import NotFound, Unavailable
 from registry.http.limits import Deadlines
 from registry.http.rim import Rim
@@ -36,8 +37,12 @@ class OneMember:
         raise NotFound(f"No node found with name '{node}'")
 
 
-async def _nothing() -> Any:
-    """A reload or leave that does nothing."""
+async def _nothing() -> None:
+    """A leave that does nothing."""
+
+
+async def _nothing_changed() -> ReloadReport:
+    return ReloadReport()
 
 
 def make_facade(
@@ -58,7 +63,7 @@ def make_facade(
         local=local,
         membership=more.pop("membership", None) or OneMember(),
         plugins=cast("Any", plugins),
-        reload=more.pop("reload", _nothing),
+        reload=more.pop("reload", _nothing_changed),
         leave=more.pop("leave", _nothing),
         extras=more.pop("extras", {}),
         **more,

@@ -29,7 +29,7 @@ PUT = b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\n"
 async def until(condition: Callable[[], bool]) -> None:
     """Poll a condition; fails after 5 s."""
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is asked has no event of its own
             await asyncio.sleep(0.002)
 
 
@@ -147,7 +147,8 @@ async def test_a_stream_to_http_1_0_ends_with_the_connection(server: HttpServer)
 async def test_an_upgrade_is_not_taken_but_answered(server: HttpServer) -> None:
     async with connect(server.port) as wire:
         answer = await wire.request(
-            b"GET /v1/status/leader HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+            b"GET /v1/status/leader HTTP/1.1\r\nHost: x\r\n"
+            b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
         )
         assert (answer.status, answer.body) == (200, b'"127.0.0.1:8300"')
 
@@ -309,7 +310,7 @@ async def test_a_taken_port_is_one_clear_line_and_nothing_stays_open() -> None:
             f"ports.http: cannot listen on 127.0.0.1:{port}: the port is taken; "
             "stop the other program or choose another port"
         )
-        with pytest.raises(OSError, match="refused|failed"):
+        with pytest.raises(OSError, match=r"refused|failed"):
             await asyncio.open_connection("127.0.0.1", server.port)
 
 
@@ -323,15 +324,19 @@ def test_every_configured_address_is_listened_on() -> None:
     ]
 
 
-async def test_https(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        + ["-nodes", "-keyout", str(key), "-out", str(certificate), "-days", "2"]
-        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True,
-        capture_output=True,
-    )
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of its own for 127.0.0.1; the key is `key.pem` beside it."""
+    key, path = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(path)]
+    subprocess.run([*command.split(), *subject, *files], check=True, capture_output=True)
+    return path
+
+
+async def test_https(certificate: Path) -> None:
+    key = certificate.with_name("key.pem")
     config = AgentConfig(cert_file=str(certificate), key_file=str(key))
     server = HttpServer(make_facade(config=config), listeners=[Listen("127.0.0.1", 0, tls=True)])
     await server.start()
@@ -346,5 +351,5 @@ async def test_https(tmp_path: Path) -> None:
 
 async def test_https_without_a_certificate_is_refused() -> None:
     server = HttpServer(make_facade(), listeners=[Listen("127.0.0.1", 0, tls=True)])
-    with pytest.raises(ConfigError, match="ports.https: HTTPS needs cert_file and key_file"):
+    with pytest.raises(ConfigError, match=r"ports.https: HTTPS needs cert_file and key_file"):
         await server.start()
