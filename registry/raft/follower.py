@@ -5,6 +5,7 @@ The caller has checked the term and taken the sender for leader; here the log is
 
 from __future__ import annotations
 
+from registry.raft.invariants import BrokenPromise
 from registry.raft.messages import (
     AppendReply,
     AppendRequest,
@@ -34,11 +35,18 @@ def handle_append(replica: Replica, request: AppendRequest) -> None:
     replica.leader_round = max(replica.leader_round, request.round)
     if request.entries and replica.disk_is_stuck:
         return  # what we hold unsynced must not grow without bound
-    # Everything committed is the same on all servers, so what lies at or below it fits (and may
-    # be compacted away here).
-    if request.prev_index > log.commit_index and log.term(request.prev_index) != request.prev_term:
-        _refuse(replica, request)
-        return
+    prev_term = log.term(request.prev_index)
+    if request.prev_index > log.commit_index:
+        if prev_term != request.prev_term:
+            _refuse(replica, request)
+            return
+    elif prev_term not in (None, request.prev_term):  # None: compacted away, so it fits
+        raise BrokenPromise(
+            "the leader's log differs from what is committed here",
+            index=request.prev_index,
+            term=prev_term,
+            leader_term=request.prev_term,
+        )
     entries = request.entries
     verified = request.prev_index + len(entries)
     position = log.first_conflict(entries)

@@ -114,6 +114,8 @@ class Leader:
         self._proposed.append((log.last_index, len(data), size))
         self._proposed_count += len(data)
         self._proposed_bytes += size
+        if not self._replica.guards("R-3"):
+            self.advance_commit()
         return [(term, index) for index in range(first, log.last_index + 1)]
 
     def applied(self, index: int) -> None:

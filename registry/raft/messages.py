@@ -58,7 +58,7 @@ class HardState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot stands for (R-51). `id` tells two of the same index apart; `size` in bytes."""
+    """What a snapshot stands for (R-51). `id` tells two of one index apart; `size` is in bytes."""
 
     id: str
     index: int
@@ -105,15 +105,15 @@ class AppendRequest(Message, tag="append", frozen=True, kw_only=True):
 
 class AppendReply(Message, tag="append-reply", frozen=True, kw_only=True):
     """Success names the last index of *that request* (R-24); a refusal carries what the leader
-    needs to jump back by whole terms (R-26)."""
+    needs to jump back by whole terms (R-26): the follower's last entry that may still fit."""
 
     success: bool
     match_index: int = 0  # on success
     rejected_prev: int = 0  # on refusal: the prev_index that did not fit
     last_index: int = 0  # the follower's last index
-    conflict_term: int = 0  # its term at prev_index; 0 when it has no entry there
-    conflict_index: int = 0  # first index of that term, or the last index with a term <= prev_term
-    round: int = 0
+    conflict_index: int = 0  # its last index before prev_index with a term <= prev_term
+    conflict_term: int = 0  # its term there
+    round: int = 0  # the latest that it has heard of in this term
 
 
 class HeartbeatRequest(Message, tag="heartbeat", frozen=True, kw_only=True):
