@@ -10,7 +10,6 @@ from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from registry.agent.facade import AgentFacade
-from registry.errors import PluginError
 from registry.hooks import HttpRoute
 from registry.http import (
     acl,
@@ -33,7 +32,7 @@ from registry.http import (
     status,
     txn,
 )
-from registry.http.api import ApiRequest, ApiResponse, Handler, HttpError
+from registry.http.api import HttpError
 from registry.http.rim import Incoming, Rim, encode_headers
 from registry.http.routing import Router
 
@@ -84,27 +83,9 @@ def add_plugin_routes(router: Router, routes: Iterable[HttpRoute]) -> None:
     """Serve plugins' routes where the core has none; what the core has stays the core's."""
     for route in routes:
         try:
-            router.add(route.method, route.pattern, isolated(route))
+            router.add(route.method, route.pattern, route.handler)
         except ValueError as problem:
             logger.error("Plugin route refused: error=%s", problem)
-
-
-def isolated(route: HttpRoute) -> Handler:
-    """A plugin's handler whose failure names the plugin in the answer."""
-    plugin = route.handler.__module__.partition(".")[0]
-
-    async def handle(request: ApiRequest) -> ApiResponse:
-        try:
-            response: ApiResponse = await route.handler(request)
-        except (HttpError, PluginError):
-            raise
-        except Exception as problem:
-            logger.exception("Plugin route failed: plugin=%s route=%s", plugin, route.pattern)
-            reason = f"{type(problem).__name__} at {route.method} {route.pattern}"
-            raise PluginError(plugin, "registry_http_routes", reason) from problem
-        return response
-
-    return handle
 
 
 def create_app(agent: AgentFacade, rim: Rim | None = None) -> Starlette:

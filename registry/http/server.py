@@ -155,6 +155,7 @@ class HttpServer:
             self.addresses.append(name)
         else:
             self.addresses.append((name[0], name[1]))
+            name = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
         logger.info("Started HTTP server: address=%s tls=%s", name, str(listener.tls).lower())
 
     async def stop(self) -> None:
@@ -204,7 +205,7 @@ def open_socket(listener: Listen, unix: UnixSockets) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit it: an answer in two pieces must not wait for the client's delayed ACK.
+        # Connections inherit it: an answer in two pieces must not wait for a delayed ACK.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not ip.is_unspecified))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -70,6 +70,13 @@ class Wire:
             return await self.reader.read(1) == b""
         except ConnectionResetError:
             return True
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Poll a condition on the server's side, at most 5 s long."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what is asked has no event of its own
+            await asyncio.sleep(0.002)
 
 
 @asynccontextmanager

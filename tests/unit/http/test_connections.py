@@ -4,7 +4,6 @@ import asyncio
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,17 +19,10 @@ from registry.http.rim import Rim
 from registry.http.routing import Router
 from registry.http.server import HttpServer, Listen, configured_listeners
 from registry.testing.serving import make_facade, serving
-from registry.testing.wire import connect
+from registry.testing.wire import connect, until
 
 GET = b"GET /v1/kv/a?raw HTTP/1.1\r\nHost: x\r\n\r\n"
 PUT = b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\n"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Poll a condition; fails after 5 s."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what is asked has no event of its own
-            await asyncio.sleep(0.002)
 
 
 async def test_a_connection_serves_many_requests(server: HttpServer) -> None:

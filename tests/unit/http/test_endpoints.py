@@ -18,7 +18,7 @@ from registry.http.agent_info import shown_config
 from registry.http.limits import Deadlines
 from registry.http.server import HttpServer
 from registry.testing.consensus import InstantBackend
-from registry.testing.wire import connect
+from registry.testing.wire import connect, until
 
 
 def session_of(server: HttpServer) -> httpx.AsyncClient:
@@ -143,17 +143,14 @@ async def test_monitor_streams_lines_of_its_level_until_the_client_goes(
         head = await wire.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         chunks = wire.chunks()
-        while not logger.isEnabledFor(logging.DEBUG):
-            await asyncio.sleep(0)
+        await until(lambda: logger.isEnabledFor(logging.DEBUG))
         logger.debug("Synced service: service=%s", "web")
         async with asyncio.timeout(5):
             async for chunk in chunks:
                 if b"Synced" in chunk:
                     assert chunk.endswith(b"[DEBUG] agent.test: Synced service: service=web\n")
                     break
-    async with asyncio.timeout(5):
-        while logger.isEnabledFor(logging.DEBUG):
-            await asyncio.sleep(0)
+    await until(lambda: not logger.isEnabledFor(logging.DEBUG))
 
 
 async def test_monitor_refuses_a_level_that_does_not_exist(client: httpx.AsyncClient) -> None:
