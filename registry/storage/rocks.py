@@ -12,13 +12,18 @@ between two logs, *absolute consistency* refuses every tear. The difference can 
 knowing how far the log was synced, so we keep that number: `sync` notes in the file `SYNCED` the
 sequence number that it made durable. The file is rewritten in place, 12 bytes, and not synced
 itself, so after a power failure it may be some seconds old; an old number lets a tear pass that we
-might have refused, and never refuses a good log. Opening then goes
+might have refused, and never refuses a good log. Opening goes
 
-    absolute consistency ── fine ──────────────────────────────> open
-      └─ bad record ── point in time, read-only ── reaches SYNCED? ── yes: a torn tail, cut ──> open
-                                                     └─ no: Corrupt, nothing was changed
+    structure of the logs (wal.py)
+      │   odd: does what comes before reach SYNCED?    no: Corrupt, nothing was changed
+      │                                                yes: cut it there
+    absolute consistency
+      │   bad checksum: does point in time, read-only, reach SYNCED?    no: Corrupt, as above
+      │                                                                 yes: let it cut
+    open
 
-A single-server cluster loses nothing by the cut, as nothing in the tail was acknowledged.
+The file is also what a store is locked by (`flock`), before RocksDB takes its own lock: a log that
+another process is writing must not be cut.
 
 This is the only module that imports rocksdict, which raises bare `Exception` with RocksDB's text;
 all of them become our errors here.
@@ -26,11 +31,12 @@ all of them become our errors here.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -55,6 +61,7 @@ from registry.errors import Corrupt, DiskFull, Locked, StorageError
 from registry.storage.format import check_format
 from registry.storage.keys import decode_u64, encode_u64
 from registry.storage.store import Batch
+from registry.storage.wal import Tear, cut, find_tear, log_files, sync_directory
 
 logger = logging.getLogger("registry.storage")
 
@@ -98,9 +105,7 @@ def translate(error: Exception, directory: Path) -> StorageError:
             f"{where}: no room left on the device: free some space, then start again ({text})"
         )
     if any(part in text for part in _LOCKED):
-        return Locked(
-            f"{where}: in use by another process: stop that one, or choose another directory"
-        )
+        return _locked(directory)
     if any(part in text for part in _DENIED):
         return StorageError(
             f"{where}: cannot be read and written by this user: change its owner or permissions, "
@@ -153,45 +158,60 @@ def _options(recovery: DBRecoveryMode) -> Options:
 class _Synced:
     """The file that says up to which sequence number the log is known to be durable.
 
-    Eight bytes of number and four of CRC-32, in one sector. It is created with a sync of itself and
-    its directory, so that only damage makes it unreadable.
+    Eight bytes of number and four of CRC-32, in one sector. Whoever has a store open for writing
+    has the file locked. It is empty until the first opening has succeeded, then synced once with
+    its directory, so that only damage makes it unreadable later.
     """
 
-    __slots__ = ("_file",)
+    __slots__ = ("_file", "number")
 
     def __init__(self, directory: Path) -> None:
         path = directory / _SYNCED_FILE
-        fresh = not path.exists()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if fresh:
-            self.note(0)
-            os.fsync(self._file)
-            _sync_directory(directory)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            if isinstance(error, BlockingIOError):
+                raise _locked(directory) from error
+            raise
+        #: The number noted last; None when the file is new or damaged.
+        self.number = self.parse(os.pread(self._file, 13, 0))
 
     def note(self, sequence: int) -> None:
+        self.number = sequence
         raw = encode_u64(sequence)
         os.pwrite(self._file, raw + zlib.crc32(raw).to_bytes(4, "big"), 0)
+
+    def begin(self, directory: Path) -> None:
+        """Make the file readable, after a successful opening."""
+        if self.number is None:
+            self.note(0)
+            os.fsync(self._file)
+            sync_directory(directory)
 
     def close(self) -> None:
         os.close(self._file)
 
     @staticmethod
-    def read(directory: Path) -> int | None:
-        """The number noted last; None when the file is missing or damaged."""
-        try:
-            raw = (directory / _SYNCED_FILE).read_bytes()
-        except FileNotFoundError:
-            return None
+    def parse(raw: bytes) -> int | None:
         number, check = raw[:8], raw[8:]
         return decode_u64(number) if check == zlib.crc32(number).to_bytes(4, "big") else None
 
+    @classmethod
+    def read(cls, directory: Path) -> int | None:
+        """The number as a reader sees it that has no lock."""
+        try:
+            return cls.parse((directory / _SYNCED_FILE).read_bytes())
+        except FileNotFoundError:
+            return None
 
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+
+def _locked(directory: Path) -> Locked:
+    return Locked(
+        f"data directory {directory}: in use by another process: stop that one, or choose "
+        "another directory"
+    )
 
 
 def _prepare(directory: Path, *, read_only: bool) -> None:
@@ -202,44 +222,84 @@ def _prepare(directory: Path, *, read_only: bool) -> None:
         return
     if not directory.is_dir():
         directory.mkdir(parents=True, mode=0o700)
-        _sync_directory(directory.parent)
+        sync_directory(directory.parent)
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError(13, "Permission denied")
 
 
-def _open_database(directory: Path, *, read_only: bool) -> Rdict:
-    """Open with the recovery that the head of this file describes."""
-    synced = _Synced.read(directory)
-    wanted = AccessType.read_only(False) if read_only else AccessType.read_write()
+class _Opening:
+    """One attempt to open a directory, with the recovery that the head of this file describes."""
 
-    def opened(recovery: DBRecoveryMode, access: AccessType) -> Rdict:
-        return Rdict(str(directory), _options(recovery), access_type=access)
+    __slots__ = ("access", "directory", "read_only", "synced")
 
-    try:
-        database = opened(DBRecoveryMode.absolute_consistency(), wanted)
-    except Exception as error:
-        if not isinstance(translate(error, directory), Corrupt):
-            raise
-        trial = opened(DBRecoveryMode.point_in_time(), AccessType.read_only(False))
-        reached = trial.latest_sequence_number()
-        trial.close()
-        if synced is None or reached < synced:
-            raise
-        logger.warning(
-            "cut off a torn end of the log that was never synced dir=%s sequence=%d",
-            directory,
-            reached,
+    def __init__(self, directory: Path, synced: int | None, *, read_only: bool) -> None:
+        self.directory = directory
+        self.synced = synced
+        self.read_only = read_only
+        self.access = AccessType.read_only(False) if read_only else AccessType.read_write()
+
+    def run(self) -> Rdict:
+        """The open database. Raises rocksdict's errors, or ours."""
+        tear = find_tear(log_files(self.directory), self._oldest_live_log)
+        if tear is not None:
+            self._cut(tear)
+        try:
+            database = self._opened(DBRecoveryMode.absolute_consistency(), self.access)
+        except Exception as error:
+            if not isinstance(translate(error, self.directory), Corrupt):
+                raise
+            reached = self._trial(Rdict.latest_sequence_number)
+            if self.synced is None or reached < self.synced:
+                raise
+            self._tell_cut(reached)
+            return self._opened(DBRecoveryMode.point_in_time(), self.access)
+        # A log that is missing, or cut just between two batches, is whole for all we have seen.
+        reached = database.latest_sequence_number()
+        if self.synced is not None and reached < self.synced:
+            database.close()
+            raise self._corrupt(reached)
+        return database
+
+    def _cut(self, tear: Tear) -> None:
+        if self.read_only:
+            raise StorageError(
+                f"data directory {self.directory}: the log ends within a record: try again, or "
+                "start the agent on it once"
+            )
+        reached = tear.reached
+        if reached is None:  # nothing in the logs: what counts is in the tables
+            reached = self._trial(Rdict.latest_sequence_number)
+        if self.synced is None or reached < self.synced:
+            raise self._corrupt(reached)
+        self._tell_cut(reached)
+        cut(tear)
+
+    def _oldest_live_log(self) -> int:
+        return self._trial(
+            lambda database: database.property_int_value("rocksdb.min-log-number-to-keep") or 0
         )
-        return opened(DBRecoveryMode.point_in_time(), wanted)
-    # A log file that is missing, or cut exactly between two records, reads as intact.
-    reached = database.latest_sequence_number()
-    if synced is not None and reached < synced:
-        database.close()
-        raise Corrupt(
-            f"data directory {directory}: damaged: the log ends at {reached} but was synced up to "
-            f"{synced}: restore it from a backup, or empty it and rejoin as a new server"
+
+    def _trial(self, look: Callable[[Rdict], int]) -> int:
+        """What `look` finds in the directory as *point in time* sees it; changes nothing."""
+        database = self._opened(DBRecoveryMode.point_in_time(), AccessType.read_only(False))
+        try:
+            return look(database)
+        finally:
+            database.close()
+
+    def _opened(self, recovery: DBRecoveryMode, access: AccessType) -> Rdict:
+        return Rdict(str(self.directory), _options(recovery), access_type=access)
+
+    def _corrupt(self, reached: int) -> Corrupt:
+        known = "an unknown position" if self.synced is None else str(self.synced)
+        return Corrupt(
+            f"data directory {self.directory}: damaged: the log ends at {reached} but was synced "
+            f"up to {known}: restore it from a backup, or empty it and rejoin as a new server"
         )
-    return database
+
+    def _tell_cut(self, reached: int) -> None:
+        text = "cutting off a torn end of the log that was never synced dir=%s sequence=%d"
+        logger.warning(text, self.directory, reached)
 
 
 class RocksSnapshot:
@@ -370,13 +430,20 @@ class RocksStore:
         Raises `Locked`, `Corrupt`, `DiskFull`, `NewerFormat`, or `StorageError` when the directory
         cannot be used at all.
         """
+        synced: _Synced | None = None
         try:
             _prepare(path, read_only=read_only)
-            database = _open_database(path, read_only=read_only)
-            synced = None if read_only else _Synced(path)
-        except StorageError:
-            raise
+            if read_only:
+                database = _Opening(path, _Synced.read(path), read_only=True).run()
+            else:
+                synced = _Synced(path)
+                database = _Opening(path, synced.number, read_only=False).run()
+                synced.begin(path)
         except Exception as error:
+            if synced is not None:
+                synced.close()
+            if isinstance(error, StorageError):
+                raise
             raise translate(error, path) from error
         store = cls(path, database, synced)
         try:
