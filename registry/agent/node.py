@@ -204,7 +204,14 @@ class Node:
             backend=server,
             persistence=Persistence(self.data_dir) if self.data_dir else None,
         )
-        sync = AntiEntropy(local, server, node_facts(config, self.node_id))
+        membership = LonelyMembership(config, self.node_id)
+        sync = AntiEntropy(
+            local,
+            server,
+            node_facts(config, self.node_id),
+            interval_s=config.ae_interval_ns / SECOND,
+            cluster_size=lambda: len(membership.members()),
+        )
         facade = AgentFacade(
             config=config,
             node_name=config.node_name,
@@ -212,7 +219,7 @@ class Node:
             datacenter=config.datacenter,
             backend=server,
             local=local,
-            membership=LonelyMembership(config, self.node_id),
+            membership=membership,
             plugins=self.plugins,
             reload=self._not_yet,
             leave=self._leave,

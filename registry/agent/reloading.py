@@ -77,7 +77,8 @@ class Reloader:
         return report
 
     async def _apply(self, config: AgentConfig, loaded: LoadedConfig) -> None:
-        # The one step that may still refuse comes first.
+        # The steps that may still refuse come first.
+        self._watches.prepare(loaded.watches)
         await self._local.apply_definitions(loaded.services, loaded.checks)
         self._local.reconfigure(LocalSettings.from_config(config))
         self._facade.config = config
