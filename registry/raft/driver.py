@@ -237,7 +237,7 @@ class RaftDriver:
         self._receiving = Receiving(
             self._snapshots, self._executor, self._acknowledge_chunk, self._snapshot_received
         )
-        self._ticked_at = 0.0
+        self._ticked_at = self._clock()
         self._tick_s = self._settings.tick_ms / 1000
         self._messages_dropped = 0
         self._syncs = 0
