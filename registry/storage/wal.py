@@ -79,18 +79,18 @@ def find_tear(logs: Sequence[Path], oldest_live: Callable[[], int]) -> Tear | No
     `oldest_live` gives the number of the first log that is still needed; it is asked only when
     there is something odd in another than the last one, which may be a leftover.
     """
-    expected: int | None = None
-    for position, path in enumerate(logs):
-        content = _read_file(path)
-        later = tuple(logs[position + 1 :])
-        gap = None not in (expected, content.first) and content.first != expected
-        if gap and log_number(logs[position - 1]) >= oldest_live():
-            assert expected is not None
-            return Tear(path, 0, expected - 1, later)
+    contents = [_read_file(path) for path in logs]
+    reached: int | None = None
+    for position, (path, content) in enumerate(zip(logs, contents, strict=True)):
         if content.next is not None:
-            expected = content.next
-        if not content.whole and (not later or log_number(path) >= oldest_live()):
-            return Tear(path, content.end, None if expected is None else expected - 1, later)
+            reached = content.next - 1
+        following = next((each.first for each in contents[position + 1 :] if each.first), None)
+        gap = following is not None and reached is not None and following != reached + 1
+        if content.whole and not gap:
+            continue
+        later = tuple(logs[position + 1 :])
+        if not later or log_number(path) >= oldest_live():
+            return Tear(path, content.end, reached, later)
     return None
 
 
