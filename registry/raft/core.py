@@ -446,8 +446,15 @@ class RaftCore:
         self._election_at = self._replica.now + ticks + spread
 
     def _may_campaign(self) -> bool:
-        """Voters in their own latest configuration whose disk works (R-19, R-29)."""
-        return self._replica.is_voter and not self._replica.disk_is_stuck
+        """Voters in their own latest configuration whose disk works (R-19, R-29), and those that an
+        uncommitted one leaves out.
+
+        The latter depart from the letter of R-19, as the thesis does (4.2.2): when {a, b} becomes
+        {b} and only a has the entry, b can not win against a's longer log, so a must lead until the
+        change is committed. It does not count itself, then or as leader (R-44).
+        """
+        replica = self._replica
+        return (replica.is_voter or replica.is_being_removed) and not replica.disk_is_stuck
 
     def _time_out(self) -> None:
         if self._may_campaign():
@@ -606,7 +613,7 @@ class RaftCore:
             return False
         if self._leader is not None and message.term == self.term:
             raise BrokenPromise(
-                "two leaders in one term", term=self.term, self=self.id, other=message.sender
+                "two leaders in one term", term=self.term, server=self.id, other=message.sender
             )
         if (
             message.term > self.term

@@ -43,8 +43,10 @@ from registry.raft.ready import ReadState
 from registry.raft.replica import Replica
 from registry.raft.transfer import Transfer, TransferInProgress, best_target
 
-#: A learner's share of a window: it must not crowd out those that a commit waits for (R-30).
+#: A learner's share of a window: it must not crowd out those that a commit waits for (R-30). With
+#: fewer messages than this under way, it would be held up by the round trip alone.
 _LEARNER_SHARE = 4
+_LEARNER_MESSAGES_MIN = 8
 
 
 class Leader:
@@ -197,7 +199,6 @@ class Leader:
         members = {server.id: server.role for server in replica.configuration.servers}
         members.pop(replica.id, None)
         for server_id, role in members.items():
-            share = 1 if role is Role.VOTER else _LEARNER_SHARE
             progress = self.peers.get(server_id)
             if progress is None or progress.departs_at:
                 # One that was removed and comes back may have lost its disk in between:
@@ -209,8 +210,12 @@ class Leader:
                     since_round=self.rounds.current + 1,
                 )
                 self.peers[server_id] = progress
-            progress.inflight.messages_max = max(1, config.max_inflight_messages // share)
-            progress.inflight.bytes_max = max(1, config.max_inflight_bytes // share)
+            messages, size = config.max_inflight_messages, config.max_inflight_bytes
+            if role is Role.LEARNER:
+                messages = max(messages // _LEARNER_SHARE, min(messages, _LEARNER_MESSAGES_MIN))
+                size = max(1, size // _LEARNER_SHARE)
+            progress.inflight.messages_max = messages
+            progress.inflight.bytes_max = size
         for server_id, progress in self.peers.items():
             if server_id not in members and not progress.departs_at:
                 # Go on for a while, so that it learns that it was removed.

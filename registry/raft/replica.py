@@ -19,7 +19,6 @@ from registry.raft.messages import (
     Entry,
     EntryKind,
     HardState,
-    Role,
 )
 from registry.raft.ready import ReadState
 from registry.raft.writes import Writes
@@ -80,6 +79,15 @@ class Replica:
     @property
     def is_voter(self) -> bool:
         return self.id in self.voters
+
+    @property
+    def is_being_removed(self) -> bool:
+        """Whether we are no voter by a configuration that is not known to be committed, and were
+        one by that before it."""
+        latest = self.configuration
+        if latest.index <= self.log.commit_index or self.is_voter:
+            return False
+        return self.id in voter_ids(self.configuration_before(latest.index))
 
     def guards(self, name: str) -> bool:
         """Whether a safety rule is in force; always, but in mutation checks."""
@@ -170,10 +178,3 @@ class Replica:
         if self.guards("R-45"):
             return voter_ids(self.configuration)
         return tuple(server.id for server in self.configuration.servers)
-
-    def role_of(self, server_id: str) -> Role | None:
-        """Voter, learner, or None for a server that is in no list of ours."""
-        for server in self.configuration.servers:
-            if server.id == server_id:
-                return server.role
-        return None

@@ -16,7 +16,14 @@ import pytest
 from registry.errors import NotLeader, Unavailable
 from registry.raft.core import RaftConfig, RaftCore
 from registry.raft.invariants import BrokenPromise
-from registry.raft.membership import AddLearner, ChangeRejected, ConfigChange, Promote, Remove
+from registry.raft.membership import (
+    AddLearner,
+    ChangeRejected,
+    ConfigChange,
+    Demote,
+    Promote,
+    Remove,
+)
 from registry.raft.memory_log import MemoryLog
 from registry.raft.messages import (
     AppendReply,
@@ -845,6 +852,29 @@ def test_22_without_the_guard_it_leaves_before_the_commit() -> None:
     leader.propose_configuration(Remove(id="a", based_on=1))
     assert leader.role is FOLLOWER
     assert leader.commit_index == 2
+
+
+@pytest.mark.parametrize("kind", [Remove, Demote])
+def test_22_a_server_that_only_itself_knows_to_be_removed_can_still_lead(
+    kind: type[Remove] | type[Demote],
+) -> None:
+    """Of {a, b} only a has the entry that makes it {b}: b can not win against the longer log."""
+    cores = Cores("a", "b")
+    leader = cores.elect("a")
+    cores.run(2)
+    cores.isolate("a")
+    leader.propose_configuration(kind(id="a", based_on=1))
+    cores.run(2 * T)
+    assert cores.leaders == []
+    cores.heal()
+    cores.run(10 * T)
+    assert cores.leaders == ["b"]
+    assert cores["b"].configuration.index == 3
+    assert cores["a"].role is FOLLOWER
+    # Once that is committed, it never campaigns again.
+    cores.isolate("a")
+    cores.run(5 * T)
+    assert cores["a"].role is FOLLOWER
 
 
 @pytest.mark.parametrize("guarded", [True, False])
