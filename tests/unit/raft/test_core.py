@@ -699,6 +699,7 @@ def test_a_single_server_with_a_stuck_disk_leads_again_when_it_works() -> None:
     cores, leader = led("a")
     cores.hold_disk("a")
     leader.propose(b"x")
+    cores.handle()
     cores.run(T + 1)
     assert leader.role is RaftRole.FOLLOWER
     cores.run(5 * T)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -45,6 +46,9 @@ from registry.testing.raft_cores import Cores, configuration_of, log_of
 LEADER, FOLLOWER = RaftRole.LEADER, RaftRole.FOLLOWER
 T = 20
 
+#: Where `flush` writes what a core wants written; others need nothing read back.
+DISKS: WeakKeyDictionary[RaftCore, MemoryLog] = WeakKeyDictionary()
+
 
 def without(*guards: str) -> dict[str, Any]:
     return {"disabled_guards": frozenset(guards)}
@@ -57,7 +61,10 @@ def follower(
     voters = configuration_of("f", "l", "x")
     state = HardState(max(terms, default=0) if term is None else term)
     config = RaftConfig(id="f", disabled_guards=disabled)
-    return RaftCore(config, MemoryLog(log_of(*terms)), state, voters, 0, random.Random(1))
+    log = MemoryLog(log_of(*terms))
+    core = RaftCore(config, log, state, voters, 0, random.Random(1))
+    DISKS[core] = log
+    return core
 
 
 def flush(core: RaftCore) -> list[Ready]:
@@ -66,6 +73,8 @@ def flush(core: RaftCore) -> list[Ready]:
     while core.has_ready():
         ready = core.ready()
         taken.append(ready)
+        if core in DISKS:
+            DISKS[core].write(ready)
         core.persisted(ready.token)
     return taken
 
