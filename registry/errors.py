@@ -66,6 +66,22 @@ class OutcomeUnknown(Unavailable):
     """A proposal was appended, then leadership was lost: it may or may not take effect (R-66)."""
 
 
+class Unreachable(Unavailable):
+    """No connection to a peer, so nothing was sent: asking another one, or later, is safe."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address, self.reason = address, reason
+        super().__init__(f"cannot reach {address}: {reason}")
+
+
+class ConnectionLost(Unavailable):
+    """The connection ended between request and answer: whether it took effect is unknown."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address, self.reason = address, reason
+        super().__init__(f"lost the connection to {address}: {reason}")
+
+
 class ProtocolError(RegistryError):
     """Somebody broke a protocol."""
 
