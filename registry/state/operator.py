@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from registry.state.base import Command, Query, Transaction
@@ -61,7 +59,7 @@ class SetAutopilot(Command, frozen=True, kw_only=True, tag="operator-autopilot")
 class GetAutopilot(Query, frozen=True, kw_only=True, tag="operator-autopilot"):
     """The stored settings, None while nobody has set them."""
 
-    def run(self, reader: Reader) -> tuple[int, Any]:
+    def run(self, reader: Reader) -> tuple[int, AutopilotRecord | None]:
         record = _TABLE.get(reader, _KEY)
         return (record.modify_index if record else 0), record
 
