@@ -40,15 +40,18 @@ class Backend(Protocol):
         """
         ...
 
-    def leader_address(self) -> str:
-        """`ip:port` of the leader's RPC listener, "" when none is known."""
+    async def leader_address(self) -> str:
+        """`ip:port` of the leader's RPC listener, "" when none is known.
+
+        Raises `NoLeader` when no server can be asked, as the next two do.
+        """
         ...
 
-    def peer_addresses(self) -> list[str]:
+    async def peer_addresses(self) -> list[str]:
         """`ip:port` of every server in the Raft configuration."""
         ...
 
-    def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
+    async def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
         """Index, and per server: ID, Node, Address, Leader, ProtocolVersion, Voter."""
         ...
 

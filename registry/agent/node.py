@@ -40,6 +40,8 @@ from registry.raft.disk import Identity, bootstrap, holds_raft_state
 from registry.raft.driver import RaftDriver, RaftSettings
 from registry.raft.messages import Configuration
 from registry.raft.messages import Server as RaftServer
+from registry.rpc.server import RpcServerSettings
+from registry.server.network import NetworkSettings, ServerNetwork
 from registry.server.reconcile import LocalServerFacts
 from registry.server.server import Server, ServerSettings
 from registry.state.machine import StateMachine
@@ -162,10 +164,25 @@ class Node:
             first = Configuration((RaftServer(self.node_id, address),))
             bootstrap(store, first, Identity(self.node_id, ""))
         machine = StateMachine(store)
+        network = ServerNetwork(
+            NetworkSettings(
+                datacenter=config.datacenter,
+                node_name=config.node_name,
+                server_id=self.node_id,
+                bind_host=config.bind_addr,
+                port=config.ports.server,
+                advertise_host=config.advertise_addr,
+                rpc=RpcServerSettings(
+                    handshake_timeout_s=config.limits.rpc_handshake_timeout_ns / SECOND,
+                    connections_per_address_max=config.limits.rpc_max_conns_per_client,
+                ),
+            )
+        )
         driver = RaftDriver(
             server_id=self.node_id,
             store=store,
             machine=machine,
+            transport=network.transport,
             settings=self._raft_settings(),
             snapshot_directory=self.data_dir / "raft" / "snapshots" if self.data_dir else None,
         )
@@ -178,8 +195,9 @@ class Node:
             tagged_addresses=tagged_addresses(config),
             node_meta=node_meta(config),
         )
+        network.bind()
         hold_s = config.performance.rpc_hold_timeout_ns / SECOND
-        return Server(ServerSettings(facts, hold_timeout_s=hold_s), machine, driver)
+        return Server(ServerSettings(facts, hold_timeout_s=hold_s), machine, driver, network)
 
     def _raft_settings(self) -> RaftSettings:
         config = self.config

@@ -98,14 +98,14 @@ class _CachingBackend:
     async def write(self, command: Command) -> Any:
         return await self._below.write(command)
 
-    def leader_address(self) -> str:
-        return self._below.leader_address()
+    async def leader_address(self) -> str:
+        return await self._below.leader_address()
 
-    def peer_addresses(self) -> list[str]:
-        return self._below.peer_addresses()
+    async def peer_addresses(self) -> list[str]:
+        return await self._below.peer_addresses()
 
-    def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
-        return self._below.raft_configuration()
+    async def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
+        return await self._below.raft_configuration()
 
     def statistics(self) -> dict[str, dict[str, str]]:
         return self._below.statistics()

@@ -39,7 +39,7 @@ def _bad(text: str) -> HttpError:
 @routes.get("/v1/operator/raft/configuration")
 async def raft_configuration(request: ApiRequest) -> ApiResponse:
     datacenter(request)
-    index, servers = request.agent.backend.raft_configuration()
+    index, servers = await request.agent.backend.raft_configuration()
     return json_response({"Servers": servers, "Index": index})
 
 
@@ -56,7 +56,7 @@ async def remove_peer(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     kind, field = ("id", "ID") if by_id else ("address", "Address")
     wanted = request.query.get(kind)
-    _, servers = request.agent.backend.raft_configuration()
+    _, servers = await request.agent.backend.raft_configuration()
     found = [server for server in servers if server[field] == wanted]
     if not found:
         raise HttpError(500, f'{kind} "{wanted}" was not found in the Raft configuration')
@@ -204,10 +204,10 @@ async def autopilot_health(request: ApiRequest) -> ApiResponse:
     """Health as this server can tell it: of the leader, and of members that gossip sees alive."""
     datacenter(request)
     agent = request.agent
-    if not agent.backend.leader_address():
+    if not await agent.backend.leader_address():
         raise NoLeader
     raft = agent.backend.statistics().get("raft", {})
-    _, servers = agent.backend.raft_configuration()
+    _, servers = await agent.backend.raft_configuration()
     statuses = {
         member.tags.get("id", member.name): member.status for member in agent.membership.members()
     }

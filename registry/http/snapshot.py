@@ -53,7 +53,7 @@ _STATE_BYTES_MAX = 8 << 30
 async def save(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     dump = await request.agent.backend.open_dump()
-    _, servers = request.agent.backend.raft_configuration()
+    _, servers = await request.agent.backend.raft_configuration()
     file = await asyncio.to_thread(write_archive, dump, servers)
     headers = [
         ("X-Consul-Index", str(dump.index or 1)),

@@ -11,10 +11,10 @@ routes = Routes()
 @routes.get("/v1/status/leader")
 async def leader(request: ApiRequest) -> ApiResponse:
     datacenter(request)
-    return json_response(request.agent.backend.leader_address())
+    return json_response(await request.agent.backend.leader_address())
 
 
 @routes.get("/v1/status/peers")
 async def peers(request: ApiRequest) -> ApiResponse:
     datacenter(request)
-    return json_response(request.agent.backend.peer_addresses())
+    return json_response(await request.agent.backend.peer_addresses())

@@ -1,4 +1,4 @@
-"""Reads at a chosen consistency, blocking ones included.
+"""Reads of this server's own state at a chosen consistency, blocking ones included.
 
 A read is a loop of: make sure this server may answer, run the query, and either answer or sleep on
 the query's change topics. Nothing polls: between two rounds the reader is one waiter in the hub.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from registry.errors import NoLeader, NotLeader, Unavailable
+from registry.errors import NoLeader
+from registry.raft.driver import NEVER_MS
 from registry.state.base import Query, ReadOptions, ReadResult
 from registry.state.machine import StateMachine
 
@@ -46,6 +47,9 @@ class Reads:
 
         A blocking read ends by change, by its deadline (with the unchanged answer) or by
         cancellation. A snapshot restore ends it at once, since indexes start anew then.
+
+        Raises `NotLeader` when, or as soon as, another server has to answer, and `NoLeader` when
+        this one leads but could not make sure of it within the hold time.
         """
         if not options.min_index:
             mode = await self._admit(options)
@@ -71,7 +75,7 @@ class Reads:
                     self.blocking -= 1
 
     async def admit(self) -> None:
-        """Return once the local state may answer a default read. Raises `NoLeader`."""
+        """Return once the local state may answer a default read. Raises like `read`."""
         await self._admit(ReadOptions())
 
     def _answer(self, query: Query, mode: str) -> ReadResult:
@@ -88,7 +92,10 @@ class Reads:
     async def _admit(self, options: ReadOptions) -> str:
         """Wait until this server may answer; the mode that the answer will have been given in."""
         if options.mode == "stale":
-            if options.max_stale_ms is None or self._gate.last_contact_ms() <= options.max_stale_ms:
+            contact_ms = self._gate.last_contact_ms()
+            # Who never heard a leader does not know how old its state is (section 7).
+            limit_ms = NEVER_MS - 1 if options.max_stale_ms is None else options.max_stale_ms
+            if contact_ms <= limit_ms:
                 return "stale"
             await self._leader_barrier(consistent=False)
             return "default"
@@ -98,9 +105,9 @@ class Reads:
         return options.mode
 
     async def _leader_barrier(self, *, consistent: bool) -> None:
-        """Hold the read while there is no leader, up to the hold time (R-34, R-67)."""
+        """Hold the read until this leader may answer, up to the hold time (R-34)."""
         try:
             async with asyncio.timeout(self._hold_timeout_s):
                 await self._gate.read_barrier(consistent)
-        except (TimeoutError, NotLeader, Unavailable) as problem:
+        except TimeoutError as problem:
             raise NoLeader from problem

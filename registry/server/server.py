@@ -2,7 +2,8 @@
 
 Life of a write: typed command, stamped by the leader with the time and with ids, encoded, proposed,
 grouped with others into one fsync, committed, applied as one store write, answered (design,
-decision 3). Life of a read: `registry.server.reads`.
+decision 3). Life of a read: `registry.server.reads`. On a follower both go to the leader
+(`forwarding`); stale reads stay.
 """
 
 from __future__ import annotations
@@ -13,11 +14,20 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from registry.errors import NoLeader, NotLeader
+import msgspec
+
+from registry.errors import NotLeader
 from registry.raft.driver import RaftDriver
 from registry.raft.membership import Remove
 from registry.raft.messages import Role
+from registry.raft.ready import RoleChange
+from registry.rpc.pool import Pool
+from registry.rpc.stream import Hello
+from registry.server import calls
+from registry.server.endpoint import Endpoint
+from registry.server.forwarding import Forwarding
 from registry.server.leader import LeaderDuties
+from registry.server.network import ServerNetwork
 from registry.server.reads import Reads
 from registry.server.reconcile import LocalServerFacts
 from registry.state.base import Command, Query, ReadOptions, ReadResult
@@ -25,6 +35,9 @@ from registry.state.dump import StateDump
 from registry.state.machine import StateMachine, encode_command
 
 logger = logging.getLogger("registry.server")
+
+#: How long the whole state may be under way from the leader.
+DUMP_LIMIT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,39 +52,54 @@ class ServerSettings:
 class Server:
     """Implements `registry.agent.facade.Backend`. `run` owns everything it started."""
 
-    def __init__(self, settings: ServerSettings, machine: StateMachine, driver: RaftDriver) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        machine: StateMachine,
+        driver: RaftDriver,
+        network: ServerNetwork | None = None,
+    ) -> None:
+        """`network` is the one that `driver` has its transport from; None: a server without peers
+        that nobody can call."""
         self.settings = settings
         self.machine = machine
         self.driver = driver
+        self.network = network
         self.reads = Reads(machine, driver, hold_timeout_s=settings.hold_timeout_s)
         self.duties = LeaderDuties(settings.facts, machine, self)
-        driver.on_role_change = self.duties.role_changed
+        pool = network.pool if network else Pool(Hello("", ""))
+        self.forwarding = Forwarding(driver, pool, hold_timeout_s=settings.hold_timeout_s)
+        driver.on_role_change = self._role_changed
+        if network is not None:
+            network.transport.attach(driver)
+            network.rpc.serve(Endpoint(self).handlers())
 
     async def run(self) -> None:
         """Serve until cancelled. A storage failure travels out: the process must then stop."""
         async with asyncio.TaskGroup() as group:
+            if self.network is not None:
+                group.create_task(self.network.run())
             group.create_task(self.driver.run())
             group.create_task(self.duties.run())
 
+    def _role_changed(self, change: RoleChange) -> None:
+        self.duties.role_changed(change)
+        self.forwarding.leader_changed()
+
     async def write(self, command: Command) -> Any:
-        """Propose on this server's log; holds the request while there is no leader (R-67).
+        """Propose on the leader's log; holds the request while there is no leader (R-67).
 
         Only what was refused before it was appended is tried again; an unknown outcome is told.
         """
         try:
             return await self.propose(command)
         except NotLeader:
-            pass
-        try:
-            async with asyncio.timeout(self.settings.hold_timeout_s):
-                while True:
-                    await self.driver.wait_for_leader()
-                    try:
-                        return await self.propose(command)
-                    except NotLeader:
-                        continue
-        except TimeoutError as problem:
-            raise NoLeader from problem
+            return await self.forwarding.to_leader(
+                lambda: self.propose(command),
+                lambda leader: calls.write(leader, command, hop=1),
+                repeatable=False,
+                limit_s=self.settings.hold_timeout_s,
+            )
 
     async def propose(self, command: Command) -> Any:
         """Propose once, as the leader; raises `NotLeader` elsewhere."""
@@ -85,15 +113,37 @@ class Server:
         await self.driver.barrier()
 
     async def read(self, query: Query, options: ReadOptions) -> ReadResult:
+        """The answer of this server if it may give it in the asked mode, else of the leader."""
+        deadline = time.monotonic() + options.wait_ms / 1000
+        try:
+            return await self.reads.read(query, options)
+        except NotLeader:
+            pass
+        # What is too old to be given here is asked of the leader, which is never stale.
+        mode = "default" if options.mode == "stale" else options.mode
+
+        def left() -> ReadOptions:
+            wait_ms = max(0, int((deadline - time.monotonic()) * 1000))
+            return msgspec.structs.replace(options, mode=mode, wait_ms=wait_ms)
+
+        return await self.forwarding.to_leader(
+            lambda: self.reads.read(query, left()),
+            lambda leader: calls.read(leader, query, left(), hop=1),
+            repeatable=True,
+            limit_s=options.wait_ms / 1000 + self.settings.hold_timeout_s,
+        )
+
+    async def read_here(self, query: Query, options: ReadOptions) -> ReadResult:
+        """The answer of this server, or `NotLeader`."""
         return await self.reads.read(query, options)
 
-    def leader_address(self) -> str:
+    async def leader_address(self) -> str:
         return self.driver.leader_address
 
-    def peer_addresses(self) -> list[str]:
+    async def peer_addresses(self) -> list[str]:
         return [server.address for server in self.driver.configuration.servers]
 
-    def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
+    async def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
         configuration = self.driver.configuration
         names = {self.settings.facts.node_id: self.settings.facts.node_name}
         return configuration.index, [
@@ -108,16 +158,37 @@ class Server:
             for server in configuration.servers
         ]
 
+    async def facts(self) -> calls.ServerFacts:
+        """What an agent without data asks about the cluster."""
+        index, servers = await self.raft_configuration()
+        leader, peers = await self.leader_address(), await self.peer_addresses()
+        return calls.ServerFacts(leader, peers, index, servers)
+
     async def remove_server(self, server_id: str) -> None:
-        """Raises `Rejected` for the last voter, `NoLeader` when this server does not lead."""
-        try:
-            index = self.driver.configuration.index
-            await self.driver.change_configuration(Remove(id=server_id, based_on=index))
-        except NotLeader as problem:
-            raise NoLeader from problem
+        """Raises `Rejected` for the last voter, `NoLeader`, `OutcomeUnknown`."""
+        await self.forwarding.to_leader(
+            lambda: self.remove_server_here(server_id),
+            lambda leader: calls.remove_server(leader, server_id, hop=1),
+            repeatable=False,
+            limit_s=self.settings.hold_timeout_s,
+        )
+
+    async def remove_server_here(self, server_id: str) -> None:
+        """As the leader; raises `NotLeader` elsewhere."""
+        index = self.driver.configuration.index
+        await self.driver.change_configuration(Remove(id=server_id, based_on=index))
 
     async def open_dump(self) -> StateDump:
-        """The state with everything committed before the call. Raises `NoLeader`."""
+        """The leader's state with everything committed before the call. Raises `NoLeader`."""
+        return await self.forwarding.to_leader(
+            self.open_dump_here,
+            lambda leader: calls.open_dump(leader, hop=1),
+            repeatable=True,
+            limit_s=DUMP_LIMIT_S,
+        )
+
+    async def open_dump_here(self) -> StateDump:
+        """The same of this server, as the leader; raises `NotLeader` elsewhere."""
         await self.reads.admit()
         snapshot = self.machine.snapshot()
         chunks = self.machine.dump(snapshot)
@@ -132,7 +203,7 @@ class Server:
                 "bootstrap": str(len(self.driver.configuration.servers) == 1).lower(),
                 "known_datacenters": "1",
                 "leader": str(leader).lower(),
-                "leader_addr": self.leader_address(),
+                "leader_addr": self.driver.leader_address,
                 "server": "true",
             },
             "raft": {

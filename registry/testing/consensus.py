@@ -41,13 +41,13 @@ class InstantBackend:
                 except TimeoutError:
                     continue
 
-    def leader_address(self) -> str:
+    async def leader_address(self) -> str:
         return "127.0.0.1:8300"
 
-    def peer_addresses(self) -> list[str]:
+    async def peer_addresses(self) -> list[str]:
         return ["127.0.0.1:8300"]
 
-    def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
+    async def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
         return 1, []
 
     async def remove_server(self, server_id: str) -> None:

@@ -268,7 +268,7 @@ async def test_bad_autopilot_settings(client: httpx.AsyncClient, body: bytes) ->
 class OneServer(InstantBackend):
     """Raft as a single server shows it."""
 
-    def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
+    async def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
         server = {"ID": "id1", "Node": "node1", "Address": "127.0.0.1:8300", "Leader": True}
         return 3, [{**server, "ProtocolVersion": "3", "Voter": True}]
 

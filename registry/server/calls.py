@@ -1,0 +1,144 @@
+"""What agents ask servers over RPC: the requests on the wire, and the asking side of each.
+
+A server answers them in `registry.server.endpoint`. `hop` says how far a request has come: 0 from
+an agent, 1 from a server that took it for the leader. A server that gets one of hop 1 answers it
+itself or says `NotLeader`, so that no request goes round in circles (R-67).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+from registry.errors import RegistryError, RemoteProtocolError
+from registry.rpc.connection import Connection
+from registry.state.base import Command, Query, ReadOptions, ReadResult
+from registry.state.dump import StateDump
+from registry.state.machine import encode_command, encode_query
+from registry.state.results import decode_result
+
+WRITE, READ, FACTS, REMOVE_SERVER = "write", "read", "facts", "remove-server"
+DUMP_OPEN, DUMP_NEXT, DUMP_CLOSE = "dump-open", "dump-next", "dump-close"
+
+#: A state up to this size is kept in memory while it is handed on, a larger one in a file.
+_SPOOL_BYTES_MAX = 8 << 20
+_PIECE_BYTES = 256 << 10
+
+
+class WriteCall(msgspec.Struct, frozen=True, array_like=True):
+    hop: int
+    command: bytes
+
+
+class ReadCall(msgspec.Struct, frozen=True, array_like=True):
+    hop: int
+    query: bytes
+    options: ReadOptions
+
+
+class ReadAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """A `ReadResult` with its value encoded."""
+
+    index: int
+    known_leader: bool
+    last_contact_ms: int
+    mode: str
+    value: bytes
+
+
+class ServerFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What a server knows of its cluster."""
+
+    leader_address: str
+    peer_addresses: list[str]
+    configuration_index: int
+    configuration: list[dict[str, Any]]
+
+
+class RemoveCall(msgspec.Struct, frozen=True, array_like=True):
+    hop: int
+    server_id: str
+
+
+class DumpCall(msgspec.Struct, frozen=True, array_like=True):
+    hop: int
+
+
+class DumpOpened(msgspec.Struct, frozen=True, array_like=True):
+    handle: int
+    index: int
+    term: int
+
+
+class DumpHandle(msgspec.Struct, frozen=True, array_like=True):
+    handle: int
+
+
+T = TypeVar("T")
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def decode(raw: bytes, kind: type[T]) -> T:
+    """Raises `RemoteProtocolError`."""
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except msgspec.MsgspecError as problem:
+        raise RemoteProtocolError(f"not a {kind.__name__}: {problem}") from problem
+
+
+async def write(connection: Connection, command: Command, hop: int) -> Any:
+    """Have a server carry out a command; its result, as `Server.write` gives it."""
+    raw = await connection.call(WRITE, encode(WriteCall(hop, encode_command(command))))
+    return decode_result(type(command), raw)
+
+
+async def read(connection: Connection, query: Query, options: ReadOptions, hop: int) -> ReadResult:
+    """Have a server answer a query, waiting there if it blocks."""
+    raw = await connection.call(READ, encode(ReadCall(hop, encode_query(query), options)))
+    answer = decode(raw, ReadAnswer)
+    return ReadResult(
+        index=answer.index,
+        value=decode_result(type(query), answer.value),
+        known_leader=answer.known_leader,
+        last_contact_ms=answer.last_contact_ms,
+        mode=answer.mode,
+    )
+
+
+async def facts(connection: Connection) -> ServerFacts:
+    """What a server knows of its cluster."""
+    return decode(await connection.call(FACTS, b""), ServerFacts)
+
+
+async def remove_server(connection: Connection, server_id: str, hop: int) -> None:
+    """Have a server put out of the Raft configuration."""
+    await connection.call(REMOVE_SERVER, encode(RemoveCall(hop, server_id)))
+
+
+async def open_dump(connection: Connection, hop: int) -> StateDump:
+    """The whole state of the leader, brought here piece by piece before this returns."""
+    opened = decode(await connection.call(DUMP_OPEN, encode(DumpCall(hop))), DumpOpened)
+    handle = encode(DumpHandle(opened.handle))
+    file: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOL_BYTES_MAX)  # noqa: SIM115
+    try:
+        while piece := await connection.call(DUMP_NEXT, handle):
+            await asyncio.to_thread(file.write, piece)
+    except BaseException:
+        file.close()
+        raise
+    finally:
+        with suppress(RegistryError):  # it ends with the connection anyway
+            await connection.call(DUMP_CLOSE, handle)
+    file.seek(0)
+    return StateDump(opened.index, opened.term, _pieces(file), file.close)
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    while piece := file.read(_PIECE_BYTES):
+        yield piece
