@@ -172,6 +172,12 @@ class Leader:
         voters = voter_ids(following)
         if voters == replica.voters or change.force:
             return
+        if len(voters) == 1 and replica.is_voter and replica.id not in voters:
+            # Lost before the other has the entry, this change leaves nobody who can lead: we may
+            # not campaign any more, and the other can not win against our longer log.
+            raise ChangeRejected(
+                f"{voters[0]} would be the only voter; transfer leadership to it first"
+            )
         reachable = sum(1 for voter in voters if self._is_reachable(voter))
         if reachable < majority(len(voters)):
             raise ChangeRejected(
@@ -336,7 +342,9 @@ class Leader:
         self._forget_departed()
         if self._transfer is not None and now >= self._transfer.deadline:
             self._give_up_transfer(self._transfer)
-        if replica.disk_is_stuck and replica.guards("R-29"):
+        # An only voter goes on: nobody could take over, and stepping down would turn a slow disk
+        # into an outage. It acknowledges nothing before its sync either way.
+        if replica.disk_is_stuck and self._voting and replica.guards("R-29"):
             self.resign_reason = "stuck-disk"
         elif replica.config.check_quorum and not self._hears_quorum():
             self.resign_reason = "no-quorum"
