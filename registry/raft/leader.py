@@ -172,12 +172,6 @@ class Leader:
         voters = voter_ids(following)
         if voters == replica.voters or change.force:
             return
-        if len(voters) == 1 and replica.is_voter and replica.id not in voters:
-            # Lost before the other has the entry, this change leaves nobody who can lead: we may
-            # not campaign any more, and the other can not win against our longer log.
-            raise ChangeRejected(
-                f"{voters[0]} would be the only voter; transfer leadership to it first"
-            )
         reachable = sum(1 for voter in voters if self._is_reachable(voter))
         if reachable < majority(len(voters)):
             raise ChangeRejected(
