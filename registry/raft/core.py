@@ -304,6 +304,9 @@ class RaftCore:
     def snapshot_received(self, meta: SnapshotMeta, sender: str) -> None:
         """A whole snapshot from `sender` is here. If it is needed, `Ready.snapshot` says so, and
         the driver installs it; else it may be thrown away (R-52)."""
+        if meta.term > self.term:
+            # It vouches for a leader of that term, even if we never heard from one.
+            self._become_follower(meta.term, "", "higher-term")
         if self._leader is None:
             handle_snapshot(self._replica, meta, sender)
 
