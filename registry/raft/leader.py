@@ -513,8 +513,9 @@ class Leader:
     def nudge_successor(self) -> None:
         """We are about to go: let the best voter campaign at once instead of after a timeout."""
         voters = {i: p for i, p in self.peers.items() if i in self._replica.voters}
-        if (target := best_target(voters)) is not None:
-            self._send_timeout_now(target)
+        target = best_target(voters)
+        assert target is not None, "a leader goes only where another voter is left"
+        self._send_timeout_now(target)
 
     def _send_timeout_now(self, target: str) -> None:
         replica = self._replica
