@@ -7,5 +7,5 @@ line starts fast.
 
 __version__ = "0.1.0"
 
-#: The level of the API that this program answers as; clients parse it from `build` tags and headers.
+#: The level of the API that this program answers as; clients parse it from `build` tags.
 COMPATIBLE_VERSION = "1.8.4"
