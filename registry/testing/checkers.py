@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from registry.raft.core import RaftCore
-from registry.raft.membership import decode_configuration
+from registry.raft.membership import ConfigChange, Promote, decode_configuration
 from registry.raft.messages import (
     AnyMessage,
     AppendReply,
@@ -81,6 +81,7 @@ class Checker:
     durable_terms: dict[str, int] = field(default_factory=dict)
     configurations: dict[int, Configuration] = field(default_factory=dict)
     elections: int = 0
+    _steps: int = 0
     _seen: dict[str, _Seen] = field(default_factory=dict)
 
     # -- events ------------------------------------------------------------------------------
@@ -157,6 +158,22 @@ class Checker:
             if entry.kind is EntryKind.CONFIGURATION:
                 self._commit_configuration(entry)
 
+    def changing(self, server: str, core: RaftCore, change: ConfigChange) -> None:
+        """A leader has taken up a membership change: one at a time, after something of its own
+        term is committed (I-11), and no empty server becomes a voter (I-12)."""
+        log = self.disks[server].written
+        if log.term(core.commit_index) != core.term:
+            raise Violation("I-11", f"{server} changes members before it committed in its term")
+        uncommitted = [i for i in log.configuration_indexes() if i > core.commit_index]
+        if uncommitted and uncommitted != [core.configuration.index]:
+            raise Violation("I-11", f"{server} changes members while {uncommitted} are pending")
+        if not isinstance(change, Promote) or change.id == server:
+            return
+        behind = core.last_index - self.disks[change.id].written.last_index
+        allowed = core.config.max_trailing_for_promotion + 1
+        if behind > allowed:
+            raise Violation("I-12", f"{change.id} is promoted {behind} entries behind")
+
     def acknowledged(self, server: str, index: int, term: int) -> None:
         """A client is told that its write is done (I-8)."""
         if self.committed.get(index) != term:
@@ -183,6 +200,14 @@ class Checker:
             self._elected(server, core)
         if is_leader and core.commit_index > seen.commit_index:
             self._check_commit(server, core)
+        latest = self.disks[server].written.configuration_indexes()
+        if latest and core.configuration.index != latest[-1]:
+            raise Violation(
+                "I-11", f"{server} goes by list {core.configuration.index}, not {latest[-1]}"
+            )
+        self._steps += 1
+        if is_leader and self._steps % 16 == 0:  # copies every peer's progress: a sample will do
+            _check_windows(server, core)
         seen.term, seen.is_leader = core.term, is_leader
         seen.commit_index, seen.applied_index = core.commit_index, core.applied_index
 
@@ -203,18 +228,18 @@ class Checker:
             raise Violation("I-12", f"{server} leads term {core.term} by {given} of {electors}")
 
     def _check_commit(self, server: str, core: RaftCore) -> None:
-        """A leader committed: the entry is durable on a majority of voters (I-7)."""
+        """A leader committed: the entry is of its term, else a later leader may lack it (R-31,
+        I-4), and durable on a majority of voters (I-7)."""
         index = core.commit_index
         term = self.disks[server].written.term(index)
         if term is None:
             raise Violation("I-7", f"{server} commits {index}, which it does not hold")
-        if term == core.term:
-            electors = voters(core.configuration)
-            having = [v for v in electors if _holds(self.disks[v].durable, index, term)]
-            if len(having) <= len(electors) // 2:
-                raise Violation(
-                    "I-7", f"{server} commits {index} durable on {having} of {electors}"
-                )
+        if term != core.term:
+            raise Violation("I-4", f"{server} commits {index} of term {term} in term {core.term}")
+        electors = voters(core.configuration)
+        having = [v for v in electors if _holds(self.disks[v].durable, index, term)]
+        if len(having) <= len(electors) // 2:
+            raise Violation("I-7", f"{server} commits {index} durable on {having} of {electors}")
         self._commit(server, index, term)
 
     def _commit(self, server: str, index: int, term: int) -> None:
@@ -242,6 +267,15 @@ class Checker:
         changed = [v for v in old if v not in new] + [v for v in new if v not in old]
         if len(changed) > 1:
             raise Violation("I-11", f"from {before} to {entry.index} voters {changed} change")
+
+
+def _check_windows(server: str, core: RaftCore) -> None:
+    """What a leader believes of its peers makes sense, and its windows are bounded (I-16)."""
+    for peer, progress in core.progress.items():
+        if not 0 <= progress.match < progress.next:
+            raise Violation("I-16", f"{server} has {progress} of {peer}")
+        if progress.inflight > core.config.max_inflight_messages:
+            raise Violation("I-16", f"{server} has {progress.inflight} messages under way")
 
 
 def checksum(entry: Entry) -> int:

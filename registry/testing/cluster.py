@@ -62,6 +62,8 @@ CLUSTER = "simulated"
 CLIENT_TIMEOUT = 4 * T
 MESSAGES_WAITING_MAX = 2000
 SERVERS_MAX = 7
+TRAILING_FOR_PROMOTION = 10
+PARTITIONS = ("isolate", "halves", "bridge", "link", "deaf", "mute", "votes", "appends")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,9 @@ class Options:
     crash_every: int = 0
     crash_all: float = 0.0  # share of crashes that hit every server at once
     crash_point: float = 0.0  # chance of a crash at each boundary within a step
+    crash_elected: float = 0.0  # chance that a new leader crashes soon after its election
     partition_every: int = 0
+    partitions: tuple[str, ...] = PARTITIONS
     pause_every: int = 0
     change_every: int = 0
     transfer_every: int = 0
@@ -91,6 +95,10 @@ class Options:
     apply_delay_max: int = 0
     clock_drift: float = 0.0  # rates lie within 1 ± half of it
     aligned_timers: bool = False
+    wander: float = 0.1  # share of operations that go to any server, leader or not
+    deaf_when_paused: bool = False  # what is sent to a paused server is lost
+    entries_per_append: int = 8
+    inflight_messages: int = 16
 
     @classmethod
     def swarm(cls, rng: random.Random, servers: int | None = None) -> Options:
@@ -110,7 +118,9 @@ class Options:
             tail=maybe(0.3, rng.choice((0.01, 0.1))),
             tail_delay_max=rng.choice((100 * MS, T, 5 * T)),
             slow_link_factor=rng.choice((1, 1, 5)),
+            cuts_lose_under_way=rng.random() < 0.5,
         )
+        aligned = rng.random() < 0.2
         return cls(
             servers=servers or rng.choice((1, 3, 3, 3, 4, 5, 5)),
             duration=rng.choice((12, 20, 30)) * T,
@@ -118,22 +128,28 @@ class Options:
             crash_every=interval(0.6, 0.5, 6),
             crash_all=maybe(0.3, 0.3),
             crash_point=maybe(0.3, rng.choice((0.0005, 0.003))),
+            crash_elected=maybe(0.2, 0.5),
             partition_every=interval(0.6, 1, 6),
+            partitions=(*rng.sample(PARTITIONS, rng.randint(1, len(PARTITIONS))), "heal"),
             pause_every=interval(0.3, 1, 8),
             change_every=interval(0.4, 0.3, 4),
             transfer_every=interval(0.3, 1, 6),
             compact_after=rng.choice((0, 0, 15, 40)),
             trailing=rng.choice((0, 3, 10)),
-            clients=rng.choice((1, 3, 6)),
+            clients=rng.choice((1, 3, 6, 12)),
             keys=rng.choice((1, 2, 5)),
-            think_time=rng.choice((20 * MS, 60 * MS, 200 * MS)),
+            think_time=rng.choice((20 * MS, 60 * MS, 200 * MS, 400 * MS)),
             reads=rng.choice((0.2, 0.5, 0.8)),
             consistent=rng.choice((0.0, 0.5, 1.0)),
             sync_max=rng.choice((MS, 5 * MS, 60 * MS)),
             stall=maybe(0.2, rng.choice((0.002, 0.02))),
             apply_delay_max=int(maybe(0.2, 100 * MS)),
-            clock_drift=rng.choice((0.0, 0.02, 0.09)),
-            aligned_timers=rng.random() < 0.2,
+            clock_drift=0.0 if aligned else rng.choice((0.0, 0.02, 0.09)),
+            aligned_timers=aligned,
+            wander=rng.choice((0.05, 0.1, 0.4)),
+            deaf_when_paused=rng.random() < 0.5,
+            entries_per_append=rng.choice((1, 2, 8, 64)),
+            inflight_messages=rng.choice((1, 4, 16, 256)),
         )
 
 
@@ -174,6 +190,7 @@ class SimulatedServer:
         self._waiting: deque[Callable[[], None]] = deque()  # while paused
         self._unsynced: deque[tuple[Ready, list[Promise]]] = deque()
         self._syncing = False
+        self._syncing_since: int | None = None
         self._writes: dict[int, _Attempt] = {}
         self._reads: dict[int, _Attempt] = {}
         self._reads_ready: list[tuple[int, _Attempt]] = []
@@ -221,6 +238,8 @@ class SimulatedServer:
 
     def resume(self) -> None:
         self.paused = False
+        if self._syncing_since is not None:
+            self._syncing_since = self.simulation.schedule.now  # it has not seen the time go by
         while self._waiting and self.core is not None and not self.paused:
             self.handle(self._waiting.popleft())
 
@@ -278,9 +297,8 @@ class SimulatedServer:
 
     def _execute(self, core: RaftCore, ready: Ready) -> None:
         self.simulation.note(self.id, ready)
-        if ready.role_change is not None and ready.role_change.role is not RaftRole.LEADER:
-            # Appended, then leadership lost: the clients learn no outcome.
-            self._writes.clear()
+        if ready.role_change is not None:
+            self._change_role(ready.role_change.role)
         self._send([self._promise(message) for message in ready.now])
         self._crash_point()
         if ready.must_sync:
@@ -302,6 +320,17 @@ class SimulatedServer:
         for read in ready.reads:
             self._reads_ready.append((read.index, self._reads.pop(read.context)))
         self._answer_reads(core)
+
+    def _change_role(self, role: RaftRole) -> None:
+        if role is not RaftRole.LEADER:
+            # Appended, then leadership lost: the clients learn no outcome.
+            self._writes.clear()
+        elif self._random.random() < self.simulation.options.crash_elected:
+            self.later(self._random.randint(0, 100 * MS), self._crash_if_faulty)
+
+    def _crash_if_faulty(self) -> None:
+        if self.simulation.faulty:
+            raise _CrashPoint
 
     def _crash_point(self) -> None:
         chance = self.simulation.crash_point
@@ -332,6 +361,7 @@ class SimulatedServer:
 
     def _start_sync(self) -> None:
         self._syncing = True
+        self._syncing_since = self.simulation.schedule.now
         mark, token = self.disk.mark(), self._unsynced[-1][0].token
         options = self.simulation.options
         stalls = self.simulation.faulty and self._random.random() < options.stall
@@ -350,6 +380,7 @@ class SimulatedServer:
     def _finish_sync(self, token: int) -> None:
         assert self.core is not None
         self._syncing = False
+        self._syncing_since = None
         while self._unsynced:
             ready, promises = self._unsynced[0]
             if ready.must_sync and ready.token > token:
@@ -501,6 +532,16 @@ class SimulatedServer:
         up = self.core is not None and not self.paused
         return up and self.core is not None and self.core.lease_read_index() is not None
 
+    def check_disk(self) -> None:
+        """A leader whose disk hangs must not go on leading (R-29)."""
+        since = self._syncing_since
+        if since is None or self.paused or self.core is None:
+            return
+        hangs = self.simulation.schedule.now - since > 2 * T
+        could_hand_over = len(voters(self.core.configuration)) > 1
+        if hangs and could_hand_over and self.core.role is RaftRole.LEADER:
+            raise Violation("I-17", f"{self.id} leads although its disk hangs")
+
     def _answer_reads(self, core: RaftCore) -> None:
         waiting = self._reads_ready
         self._reads_ready = []
@@ -631,9 +672,9 @@ class Simulation:
             cluster_id=CLUSTER,
             election_ticks=ELECTION_TICKS,
             heartbeat_ticks=2,
-            max_entries_per_append=8,
-            max_inflight_messages=16,
-            max_trailing_for_promotion=50,
+            max_entries_per_append=self.options.entries_per_append,
+            max_inflight_messages=self.options.inflight_messages,
+            max_trailing_for_promotion=TRAILING_FOR_PROMOTION,
             disabled_guards=self._guards,
         )
 
@@ -683,22 +724,25 @@ class Simulation:
         self._crash([server])
 
     def pick_server(self, wanted: str) -> SimulatedServer | None:
-        """The wanted one nine times out of ten, else any: stale leaders must be asked too."""
+        """The wanted one, or sometimes any: deposed leaders must be asked too."""
         up = [server for server in self.servers.values() if server.core is not None]
         if not up:
             return None
-        if wanted in self.servers and self.random.random() < 0.9:
+        if wanted in self.servers and self.random.random() >= self.options.wander:
             server = self.servers[wanted]
             return server if server.core is not None else None
         return self.random.choice(up)
 
     def _deliver(self, message: AnyMessage) -> None:
         server = self.servers.get(message.receiver)
-        if server is not None:
+        lost = server is None or (server.paused and self.options.deaf_when_paused)
+        if server is not None and not lost:
             server.handle(lambda: server.receive(message))
 
     def _check(self) -> None:
         self.checker.leases([s.id for s in self.servers.values() if s.holds_lease()])
+        for server in self.servers.values():
+            server.check_disk()
 
     # -- the cluster -------------------------------------------------------------------------
 
@@ -779,9 +823,7 @@ class Simulation:
         leader = self._leader()
         one = leader.id if leader and self.random.random() < 0.5 else self.random.choice(ids)
         others = [id_ for id_ in ids if id_ != one]
-        kind = self.random.choice(
-            ("isolate", "halves", "bridge", "link", "deaf", "mute", "votes", "appends", "heal")
-        )
+        kind = self.random.choice(self.options.partitions)
         self.say(f"partition {kind} {one}")
         match kind:
             case "isolate":
@@ -841,6 +883,7 @@ class Simulation:
             try:
                 leader.core.propose_configuration(change)
                 self._changes += 1
+                self.checker.changing(leader.id, leader.core, change)
             except (Rejected, Unavailable) as error:
                 self.say(f"refused: {error}")
 
@@ -888,9 +931,42 @@ class Simulation:
         self.loaded = False
         self._run_until(self._all_equal, 30 * T, "servers do not become equal")
         calm_since = self.checker.elections
-        self.schedule.run_until(self.schedule.now + 20 * T, self._check)
+        self.schedule.run_until(self.schedule.now + 10 * T, self._check)
         if self.checker.elections != calm_since:
             raise Violation("I-17", "elections go on although nothing is wrong any more")
+        self._expect_stability()
+        self._expect_resignation()
+
+    def _expect_stability(self) -> None:
+        """A voter that only the leader can not reach deposes nobody, neither while the link is
+        broken nor when it heals, and the others go on (regression scenario 18)."""
+        leader = self._leader()
+        assert leader is not None
+        assert leader.core is not None
+        others = [v for v in voters(leader.core.configuration) if v != leader.id]
+        if len(others) < 2:
+            return
+        elections = self.checker.elections
+        self.network.cut_between([leader.id], [self.random.choice(others)])
+        self.schedule.run_until(self.schedule.now + 15 * T, self._check)
+        self._run_until(self._commits, 5 * T, "nothing is committed beside a broken link")
+        self.network.heal()
+        self.schedule.run_until(self.schedule.now + 3 * T, self._check)
+        if self.checker.elections > elections:
+            raise Violation("I-17", "one broken link deposed a leader")
+
+    def _expect_resignation(self) -> None:
+        """A leader that hears nobody steps down within 2 T (regression scenario 19)."""
+        self._run_until(self._commits, 10 * T, "nothing is committed after a broken link")
+        leader = self._leader()
+        if leader is None or leader.core is None or len(voters(leader.core.configuration)) < 2:
+            return
+        for other in self.servers:
+            self.network.cut(other, leader.id)
+        self.schedule.run_until(self.schedule.now + 2 * T + 2 * TICK, self._check)
+        term = leader.core.term
+        if leader.core.role is RaftRole.LEADER and self.checker.leaders.get(term) == leader.id:
+            raise Violation("I-17", f"{leader.id} leads without hearing anybody")
 
     def _run_until(self, condition: Callable[[], bool], limit: int, otherwise: str) -> None:
         deadline = self.schedule.now + limit

@@ -74,6 +74,10 @@ class Image:
                 return decode(entry)
         return self.base.configuration if self.base else Configuration()
 
+    def configuration_indexes(self) -> list[int]:
+        """Where configurations are in the log, ascending."""
+        return [entry.index for entry in self.entries if entry.kind is EntryKind.CONFIGURATION]
+
     def copy(self) -> Image:
         return replace(self, entries=self.entries[:], state=dict(self.state))
 

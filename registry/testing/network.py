@@ -23,6 +23,8 @@ class NetworkFaults:
     tail_delay_max: int = 200 * MS
     #: A duplicate comes up to this much later than the original.
     duplicate_delay_max: int = 500 * MS
+    #: Whether cutting a link also loses what is under way on it.
+    cuts_lose_under_way: bool = True
     #: Some links are this much slower than the others.
     slow_link_factor: int = 1
 
@@ -63,8 +65,7 @@ class SimulatedNetwork:
 
     def _plan(self, message: AnyMessage, delay: int) -> None:
         def arrive() -> None:
-            # Whatever is under way when a link is cut does not arrive either.
-            if self._is_cut(message):
+            if self.faults.cuts_lose_under_way and self._is_cut(message):
                 self.lost += 1
                 return
             self.carried += 1
