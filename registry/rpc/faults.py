@@ -26,11 +26,12 @@ def fault_of(error: RegistryError) -> Fault:
     """What to send for `error`. Fields that are not plain data stay behind."""
     kinds = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, RegistryError)]
     fields = {
-        name: value
+        name: _clean(value) if isinstance(value, str) else value
         for name, value in vars(error).items()
-        if isinstance(value, str | int | float | bool | None)
+        if isinstance(value, str | float | bool | None)
+        or (isinstance(value, int) and abs(value) < 1 << 63)
     }
-    return Fault(tuple(kinds), str(error), fields)
+    return Fault(tuple(kinds), _clean(str(error)), fields)
 
 
 def error_of(fault: Fault) -> RegistryError:
@@ -42,6 +43,11 @@ def error_of(fault: Fault) -> RegistryError:
     error.args = (fault.text,)
     vars(error).update(fault.fields)
     return error
+
+
+def _clean(text: str) -> str:
+    """Text that can be encoded: an error must be told even when it quotes undecodable bytes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _subclasses(kind: type[RegistryError]) -> Iterator[type[RegistryError]]:

@@ -316,7 +316,7 @@ class Stream:
         try:
             with memoryview(self._received) as view:
                 return _decoder.decode(view[start:end])
-        except (msgspec.MsgspecError, RecursionError) as problem:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
             raise RemoteProtocolError(f"not a frame of ours: {problem}") from problem
 
     def _take(self, frame: AnyFrame) -> bool:

@@ -88,7 +88,7 @@ def decode(raw: bytes, kind: type[T]) -> T:
     """Raises `RemoteProtocolError`."""
     try:
         return msgspec.msgpack.decode(raw, type=kind)
-    except msgspec.MsgspecError as problem:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
         raise RemoteProtocolError(f"not a {kind.__name__}: {problem}") from problem
 
 

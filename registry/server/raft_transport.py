@@ -172,7 +172,7 @@ class RpcTransport:
         """A peer has told us something."""
         try:
             message = decode_message(body)
-        except msgspec.MsgspecError as problem:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
             self._undecodable += 1
             logger.debug("not a raft message: peer=%s error=%s", caller.address, problem)
             return

@@ -96,7 +96,7 @@ def decode_command(raw: bytes) -> Command:
     """Raises `Corrupt` for what is no command of this version; it must not be skipped."""
     try:
         command: Command = _command_decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(f"not a command that this version knows: {error}") from error
     return command
 
@@ -109,7 +109,7 @@ def decode_query(raw: bytes) -> Query:
     """Raises `Corrupt` for what is no query of this version."""
     try:
         query: Query = _query_decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(f"not a query that this version knows: {error}") from error
     return query
 

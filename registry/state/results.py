@@ -73,7 +73,7 @@ def decode_result(kind: type[Command] | type[Query], raw: bytes) -> Any:
         if envelope.refused is not None:
             return envelope.refused
         return _value_decoder(kind)(envelope.value)
-    except (msgspec.MsgspecError, IndexError) as problem:
+    except (msgspec.MsgspecError, UnicodeDecodeError, IndexError) as problem:
         raise Corrupt(f"not a result of {kind.__name__}: {problem}") from problem
 
 
