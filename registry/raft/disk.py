@@ -7,6 +7,7 @@ Everything lives under `registry.storage.keys.RAFT` in the same store as the rep
     r b         base        index, term and configuration that the log begins *after*
     r l <u64>   log entry   big-endian index, so key order is index order
     r p         pending     a snapshot whose installation has begun and not ended
+    r r         recovery    the order that an operator's recovery last carried out here, if any
 
 Every value is framed as `crc32 | payload`. Log and state share one store and so one write-ahead
 log, which gives two guarantees for nothing (design, decisions 3 and 4):
@@ -38,6 +39,7 @@ from registry.storage.keys import RAFT, decode_u64, encode_u64
 from registry.storage.store import Batch, Reader, Store, prefix_stop
 
 _IDENTITY, _HARD_STATE, _BASE, _PENDING = RAFT + b"i", RAFT + b"h", RAFT + b"b", RAFT + b"p"
+_RECOVERY = RAFT + b"r"
 _LOG = RAFT + b"l"
 _LOG_STOP = prefix_stop(_LOG)
 
@@ -80,6 +82,8 @@ class DiskLog:
         self.identity = _read(store, _IDENTITY, Identity)
         self.hard_state = _read(store, _HARD_STATE, HardState) or HardState()
         self.pending_install = _read(store, _PENDING, SnapshotMeta)
+        #: Names the last recovery that `recover` carried out; "" for none.
+        self.recovery = _read(store, _RECOVERY, str) or ""
         self._base = _read(store, _BASE, SnapshotMeta) or _EMPTY_BASE
         # Term and size of every entry held: about 12 bytes each, so that neither a term nor the
         # point to cut at ever has to be read back.
@@ -200,6 +204,52 @@ class DiskLog:
                 f'"{self.identity.cluster_id}", not to {identity.server_id} of '
                 f'"{identity.cluster_id}"; give this server a directory of its own'
             )
+
+    def reidentify(self, identity: Identity) -> None:
+        """Become a server of another cluster, as long as this one was part of none (R-10)."""
+        self._check_empty()
+        batch = Batch()
+        batch.put(_IDENTITY, _frame(msgspec.msgpack.encode(identity)))
+        self._store.write(batch)
+        self.identity = identity
+
+    def begin(self, configuration: Configuration) -> None:
+        """Write the first configuration at index 1, term 1: a cluster is born (R-55).
+
+        The servers are sorted, so that the entry is the same on all of them (R-58). Raises
+        `LocalProtocolError` when there is Raft state already.
+        """
+        self._check_empty()
+        first = Configuration(tuple(sorted(configuration.servers, key=lambda s: s.id)), index=1)
+        entry = Entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(first))
+        self.save(HardState(term=1), [entry])
+
+    def recover(
+        self, meta: SnapshotMeta, hard_state: HardState, identity: Identity, recovery: str
+    ) -> None:
+        """Begin anew behind the applied state, as an operator has ordered (R-59): one batch.
+
+        `recovery` names the order, so that it is not carried out twice.
+        """
+        batch = Batch()
+        for key, value in (
+            (_IDENTITY, identity),
+            (_HARD_STATE, hard_state),
+            (_BASE, meta),
+            (_RECOVERY, recovery),
+        ):
+            batch.put(key, _frame(msgspec.msgpack.encode(value)))
+        if self._terms:
+            batch.delete_range(_key(self.first_index()), _key(self.last_index() + 1))
+        self._store.write(batch)
+        self._truncate(self.first_index())
+        self.identity, self.hard_state, self.recovery = identity, hard_state, recovery
+        self._configurations.clear()
+        self._base = meta
+
+    def _check_empty(self) -> None:
+        if not self.is_empty:
+            raise LocalProtocolError("cannot bootstrap: this server already holds Raft state")
 
     def save(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         """Write term and vote and append `entries`, cutting the log at the first of them (R-8).
@@ -347,18 +397,12 @@ def holds_raft_state(store: Store) -> bool:
 
 
 def bootstrap(store: Store, configuration: Configuration, identity: Identity) -> None:
-    """Write the first configuration at index 1, term 1, and sync: a cluster is born (R-55).
-
-    The servers are sorted, so that the entry is the same on all of them (R-58). Raises
-    `LocalProtocolError` when the store already holds Raft state.
-    """
+    """Give birth to a cluster on a store that no driver runs on yet, and sync; see `begin`."""
     log = DiskLog(store)
     if not log.is_empty:
         raise LocalProtocolError("cannot bootstrap: this server already holds Raft state")
-    first = Configuration(tuple(sorted(configuration.servers, key=lambda s: s.id)), index=1)
     log.establish(identity)
-    entry = Entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(first))
-    log.save(HardState(term=1), [entry])
+    log.begin(configuration)
     store.sync()
 
 

@@ -145,6 +145,19 @@ class RaftSettings:
         return round(self.election_timeout_ms / self.tick_ms)
 
 
+class FollowerView(msgspec.Struct, frozen=True):
+    """What the leader knows of a peer.
+
+    `silence_ms` is how long its answer to a heartbeat is overdue: 0 while it answers each one. As
+    heartbeats are T/10 apart, the time since its last answer would tell their interval instead.
+    """
+
+    match: int  # highest index known to be durable there; 0 = unknown
+    match_term: int  # the term of the entry there; 0 = unknown, or compacted away
+    silence_ms: int
+    is_voter: bool
+
+
 @dataclass(slots=True)
 class _Proposal:
     """Something to append, and who waits for it to be applied."""
@@ -173,7 +186,8 @@ class RaftDriver:
     ) -> None:
         """Read and verify what the store holds; nothing happens before `run`.
 
-        Snapshots for peers go to `snapshot_directory`, or are kept in memory without one.
+        `cluster_id` is for a new server; "" takes the one on disk. Snapshots for peers go to
+        `snapshot_directory`, or are kept in memory without one.
         `clock` gives seconds that never go back, and goes on while the machine sleeps.
         Raises `Corrupt` when log and state do not fit together, `StorageError` when the store is
         another server's.
@@ -193,17 +207,11 @@ class RaftDriver:
         )
         self._log = DiskLog(store)
         restarted = not self._log.is_empty
+        if not cluster_id and self._log.identity is not None:
+            cluster_id = self._log.identity.cluster_id
         self._log.establish(Identity(server_id, cluster_id))
         self._recover()
-        self._core = RaftCore(
-            self._config(cluster_id),
-            self._log,
-            self._log.hard_state,
-            self._log.configuration,
-            machine.applied_index,
-            self._random,
-            restarted=restarted,
-        )
+        self._core = self._new_core(cluster_id, restarted=restarted)
         self._peers_told: Configuration | None = None
 
         # Input, collected until the next step.
@@ -241,6 +249,17 @@ class RaftDriver:
         self._tick_s = self._settings.tick_ms / 1000
         self._messages_dropped = 0
         self._syncs = 0
+
+    def _new_core(self, cluster_id: str, *, restarted: bool) -> RaftCore:
+        return RaftCore(
+            self._config(cluster_id),
+            self._log,
+            self._log.hard_state,
+            self._log.configuration,
+            self._machine.applied_index,
+            self._random,
+            restarted=restarted,
+        )
 
     def _config(self, cluster_id: str) -> RaftConfig:
         settings = self._settings
@@ -321,6 +340,36 @@ class RaftDriver:
             self._pending[index] = (term, future)
 
         await self._request(append)
+
+    async def bootstrap(self, configuration: Configuration) -> None:
+        """Begin a cluster while running, as one of `configuration` (R-55, R-58).
+
+        Raises `Rejected` when there is Raft state here already, be it only a vote. Needs no sync:
+        whatever this server promises next is synced behind it in the same WAL, and a crash before
+        that leaves a server that has promised nothing.
+        """
+        await self._begin_anew("", lambda: self._log.begin(configuration))
+
+    async def adopt_cluster(self, cluster_id: str) -> None:
+        """Become a server of the cluster with this id, before hearing from any (R-60).
+
+        Raises `Rejected` when this server is part of another one already.
+        """
+        if cluster_id != self.cluster_id:
+            identity = Identity(self._server_id, cluster_id)
+            await self._begin_anew(cluster_id, lambda: self._log.reidentify(identity))
+
+    async def _begin_anew(self, cluster_id: str, write: Callable[[], None]) -> None:
+        """Change what is on disk under a core that has done nothing yet, and replace it."""
+
+        def begin(future: asyncio.Future[Any]) -> None:
+            if not self.is_blank:
+                raise Rejected("this server already holds Raft state")
+            write()
+            self._core = self._new_core(cluster_id or self.cluster_id, restarted=False)
+            future.set_result(None)
+
+        await self._request(begin)
 
     async def transfer(self, target: str | None = None) -> None:
         """Hand leadership to `target`, or to the voter that is best prepared (R-47).
@@ -408,8 +457,39 @@ class RaftDriver:
         return self._core.last_index
 
     @property
+    def last_term(self) -> int:
+        """The term of the last entry."""
+        return self._core.last_term
+
+    @property
     def configuration(self) -> Configuration:
         return self._core.configuration
+
+    @property
+    def cluster_id(self) -> str:
+        return self._core.config.cluster_id
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether this server was never part of a cluster: no log, no snapshot, no vote (R-55)."""
+        core = self._core
+        return self._log.is_empty and not self._unsynced and not (core.term or core.last_index)
+
+    def followers(self) -> dict[str, FollowerView]:
+        """What this leader knows of each peer in the configuration; empty on other servers."""
+        beat_ticks = self._core.config.heartbeat_ticks
+        return {
+            peer: FollowerView(
+                match=progress.match,
+                match_term=self._log.term(progress.match) or 0,
+                silence_ms=int(
+                    max(0, progress.ticks_since_heard - beat_ticks) * self._settings.tick_ms
+                ),
+                is_voter=progress.is_voter,
+            )
+            for peer, progress in self._core.progress.items()
+            if not progress.is_departing
+        }
 
     def last_contact_ms(self) -> int:
         """Milliseconds since a leader was last heard: 0 on the leader itself, `NEVER_MS` if none
