@@ -135,6 +135,11 @@ def encode(message: SerfMessage) -> bytes:
     return encoded + message.inner if isinstance(message, Relay) else encoded
 
 
+def encode_nobody() -> bytes:
+    """The conflict response of a node that knows nobody by the name."""
+    return bytes([_ENCODERS[ConflictResponse][0]]) + pack(None)
+
+
 def decode(data: bytes) -> SerfMessage:
     """Raises `RemoteProtocolError`."""
     if not data or data[0] not in _DECODERS:

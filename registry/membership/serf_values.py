@@ -115,3 +115,8 @@ class Notice(msgspec.Struct, frozen=True):
 
     text: str
     is_warning: bool = True
+
+
+SerfOutput: TypeAlias = (
+    Deliver | QueryAnswer | QueryClosed | PersistKeyring | Left | NameLost | Notice
+)
