@@ -11,13 +11,13 @@ from registry.membership.addresses import Address, pack_ip
 from registry.membership.filters import PatternCompiler
 from registry.membership.key_queries import Ring
 from registry.membership.member_table import MemberTable
+from registry.membership.seam import Notice
 from registry.membership.serf_config import SerfConfig
 from registry.membership.serf_values import (
     Deliver,
     Event,
     Member,
     MemberStatus,
-    Notice,
     SerfOutput,
 )
 

@@ -28,6 +28,7 @@ from registry.membership.leaving import LeaveProgress, LeaveStep
 from registry.membership.merge_rules import MergeRules
 from registry.membership.outbox import Outbox, Outgoing
 from registry.membership.query_desk import QueryDesk, Question
+from registry.membership.seam import Node, NodeState
 from registry.membership.serf_config import USER_EVENT_BYTES_CEILING
 from registry.membership.serf_messages import (
     JoinIntent,
@@ -39,6 +40,7 @@ from registry.membership.serf_messages import (
     UserEventMessage,
     decode,
     decode_coordinate,
+    decode_tags,
     encode,
     encode_coordinate,
     encode_tags,
@@ -54,9 +56,6 @@ from registry.membership.serf_values import (
     UserEvent,
 )
 from registry.membership.snapshot import SnapshotLog, SnapshotState, SnapshotWrite
-
-#: What a node may say of itself: tags, encoded.
-META_BYTES_MAX = 512
 
 
 class Phase(enum.Enum):
@@ -273,16 +272,16 @@ class SerfCore:
             if name not in left:
                 self._take_join(name, l_time)
 
-    def node_joined(self, node: Member) -> None:
-        self._tell(self._context.members.joined(node))
+    def node_joined(self, node: Node) -> None:
+        self._tell(self._context.members.joined(member_of(node)))
 
-    def node_left(self, node: Member) -> None:
+    def node_left(self, node: Node) -> None:
         event = self._context.members.gone(node.name, self._context.now_ms)
         if event is not None:
             self._tell(event)
 
-    def node_updated(self, node: Member) -> None:
-        event = self._context.members.updated(node)
+    def node_updated(self, node: Node) -> None:
+        event = self._context.members.updated(member_of(node))
         if event is not None:
             self._tell(event)
 
@@ -297,11 +296,11 @@ class SerfCore:
         else:
             self._snapshot.not_alive(member.name, now_ms)
 
-    def conflict(self, existing: Member, other: Member) -> None:
+    def conflict(self, existing: Node, other: Node) -> None:
         """Two addresses claim one name."""
         self._context.note(
-            f"name conflict: name={existing.name} address={existing.address}:{existing.port}"
-            f" other={other.address}:{other.port}"
+            f"name conflict: name={existing.name} address={format_address(existing.address)}"
+            f" other={format_address(other.address)}"
         )
         if existing.name != self._context.name or self.phase is not Phase.ALIVE:
             return
@@ -310,11 +309,11 @@ class SerfCore:
             if encoded is not None:
                 self._query_queue.add(encoded)
 
-    def merge_allowed(self, nodes: Sequence[Member]) -> str | None:
-        return self._rules.objection(nodes)
+    def merge_allowed(self, nodes: Sequence[Node]) -> str | None:
+        return self._rules.objection([member_of(node) for node in nodes])
 
-    def alive_allowed(self, node: Member) -> str | None:
-        return self._rules.objection([node])
+    def alive_allowed(self, node: Node) -> str | None:
+        return self._rules.objection([member_of(node)])
 
     def ack_payload(self) -> bytes:
         return encode_coordinate(self.coordinate)
@@ -463,12 +462,10 @@ class SerfCore:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Replace our tags and tell everybody. Raises `TooLarge`."""
         meta = encode_tags(dict(tags))
-        if len(meta) > META_BYTES_MAX:
-            raise TooLarge(f"encoded tags exceed {META_BYTES_MAX} bytes: {len(meta)}")
-        self._context.tags = dict(tags)
+        self._context.lower.update_meta(meta)
         # Encoded once per change: peers compare the bytes under one incarnation.
         self._meta = meta
-        self._context.lower.update_meta(meta)
+        self._context.tags = dict(tags)
 
     # User events.
 
@@ -513,3 +510,34 @@ class SerfCore:
 
     def keyring_persisted(self, token: int, error: str | None) -> None:
         self._queries.keyring_persisted(token, error)
+
+
+#: What a node of the lower layer is to the merge rules; intents decide what it is to the pool.
+_STATUSES = {
+    NodeState.ALIVE: MemberStatus.ALIVE,
+    NodeState.SUSPECT: MemberStatus.ALIVE,
+    NodeState.DEAD: MemberStatus.FAILED,
+    NodeState.LEFT: MemberStatus.LEFT,
+}
+
+
+def member_of(node: Node) -> Member:
+    """The node with its tags; tags that cannot be read are none."""
+    try:
+        tags = decode_tags(node.meta)
+    except RemoteProtocolError:
+        tags = {}
+    versions = node.versions
+    return Member(
+        name=node.name,
+        address=node.address[0],
+        port=node.address[1],
+        tags=tags,
+        status=_STATUSES[node.state],
+        protocol_min=versions.protocol_min,
+        protocol_max=versions.protocol_max,
+        protocol_current=versions.protocol_current,
+        delegate_min=versions.delegate_min,
+        delegate_max=versions.delegate_max,
+        delegate_current=versions.delegate_current,
+    )

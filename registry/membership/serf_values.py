@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from registry.membership.seam import Notice
+
 
 class MemberStatus(enum.IntEnum):
     """What the pool believes of a member; the numbers are those of the wire and of the API."""
@@ -108,13 +110,6 @@ class NameLost(msgspec.Struct, frozen=True):
 
     matching: int
     answers: int
-
-
-class Notice(msgspec.Struct, frozen=True):
-    """Something that an operator may want to read; `is_warning` when it is not as it should be."""
-
-    text: str
-    is_warning: bool = True
 
 
 SerfOutput: TypeAlias = (

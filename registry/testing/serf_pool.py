@@ -20,16 +20,17 @@ from registry.membership.filters import Filter, NodeFilter, PatternCompiler, Tag
 from registry.membership.member_table import MemberTable
 from registry.membership.merge_rules import OpenRules
 from registry.membership.query_desk import Question
+from registry.membership.seam import Node as SwimNode
+from registry.membership.seam import Notice
 from registry.membership.serf import Phase, SerfCore
 from registry.membership.serf_config import SerfConfig
-from registry.membership.serf_messages import decode_tags
+from registry.membership.serf_messages import encode_tags
 from registry.membership.serf_values import (
     Deliver,
     Left,
     Member,
     MemberEvent,
     NameLost,
-    Notice,
     PersistKeyring,
     QueryAnswer,
     QueryClosed,
@@ -47,10 +48,14 @@ class Node:
     """One core, and the lower layer's view it stands on: the names it has heard alive."""
 
     pool: SerfPool
-    member: Member
+    node: SwimNode
     core: SerfCore = field(init=False)
     knows: set[str] = field(default_factory=set)
     is_up: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.node.name
 
     # LowerLayer.
 
@@ -65,10 +70,10 @@ class Node:
         self.core.swim_left()
 
     def update_meta(self, meta: bytes) -> None:
-        self.member = msgspec.structs.replace(self.member, tags=decode_tags(meta))
+        self.node = msgspec.structs.replace(self.node, meta=meta)
         for other in self.pool.up():
-            if self.member.name in other.knows:
-                other.core.node_updated(self.member)
+            if self.name in other.knows:
+                other.core.node_updated(self.node)
 
     def forget(self, name: str) -> None:
         self.knows.discard(name)
@@ -90,8 +95,7 @@ class SerfPool:
     def start(self, name: str, tags: dict[str, str], *, port: int | None = None) -> Node:
         """A node by itself; one of the same name is replaced, which is what a restart does."""
         address = ("10.0.0.1", port or 8000 + len(self.nodes))
-        member = Member(name, *address, tags)
-        node = Node(self, member)
+        node = Node(self, SwimNode(name, address, encode_tags(tags)))
         context = SerfContext(
             config=self._config,
             name=name,
@@ -113,7 +117,7 @@ class SerfPool:
         return [node for node in self.nodes.values() if node.is_up]
 
     def at(self, address: Address) -> Node | None:
-        found = (node for node in self.up() if (node.member.address, node.member.port) == address)
+        found = (node for node in self.up() if node.node.address == address)
         return next(found, None)
 
     def join(self, node: Node, other: Node) -> None:
@@ -125,7 +129,7 @@ class SerfPool:
         if other is None:
             return
         states = [one.core.local_state(join=True) for one in (node, other)]
-        known = (node.knows | other.knows) & {one.member.name for one in self.up()}
+        known = (node.knows | other.knows) & {one.name for one in self.up()}
         for one in sorted(known):
             for hearer in self.up():
                 if hearer.knows & known:
@@ -134,16 +138,16 @@ class SerfPool:
         node.core.merge_remote_state(states[1], join=True)
 
     def _hear_alive(self, hearer: Node, subject: Node) -> None:
-        if subject.member.name not in hearer.knows:
-            hearer.knows.add(subject.member.name)
-            hearer.core.node_joined(subject.member)
+        if subject.name not in hearer.knows:
+            hearer.knows.add(subject.name)
+            hearer.core.node_joined(subject.node)
 
     def bury(self, node: Node) -> None:
         """Every node that knew this one is told by its lower layer that it is dead."""
         for other in self.up():
-            if node.member.name in other.knows:
-                other.knows.discard(node.member.name)
-                other.core.node_left(node.member)
+            if node.name in other.knows:
+                other.knows.discard(node.name)
+                other.core.node_left(node.node)
 
     def run(self, duration_ms: int) -> None:
         """Let time pass."""
@@ -161,7 +165,7 @@ class SerfPool:
         for node in self.up():
             for data in node.core.broadcasts(PACKET_BYTES, MESSAGE_OVERHEAD):
                 for other in self.up():
-                    if other is not node and other.member.name in node.knows:
+                    if other is not node and other.name in node.knows:
                         other.core.message_received(data)
 
     def _deliver_mail(self) -> None:
@@ -299,14 +303,14 @@ class SerfTranscript:
     def _conflict(self, words: list[str]) -> list[str]:
         """One node hears the other's name, or its own, from another port."""
         hearer, subject = self._node(words[0]), self._node(words[1])
-        other = msgspec.structs.replace(subject.member, port=int(words[2]))
-        hearer.core.conflict(subject.member, other)
+        other = msgspec.structs.replace(subject.node, address=("10.0.0.1", int(words[2])))
+        hearer.core.conflict(subject.node, other)
         return []
 
     def _believe(self, words: list[str]) -> list[str]:
         """One node knows the other at another port."""
         hearer, subject = self._node(words[0]), self._node(words[1])
-        moved = msgspec.structs.replace(subject.member, port=int(words[2]))
+        moved = msgspec.structs.replace(subject.node, address=("10.0.0.1", int(words[2])))
         hearer.core.node_updated(moved)
         return []
 
