@@ -25,6 +25,7 @@ from registry.errors import ConnectionLost, NoLeader, OutcomeUnknown, Overloaded
 from registry.rpc.connection import Connection
 from registry.rpc.pool import Pool
 from registry.server import calls
+from registry.server.autopilot import AutopilotReport
 from registry.server.forwarding import Hold
 from registry.server.server import DUMP_LIMIT_S
 from registry.state.base import Command, Query, ReadOptions, ReadResult
@@ -181,6 +182,9 @@ class ClientBackend:
         await self._ask(
             lambda server: calls.remove_server(server, server_id, hop=0), repeatable=False
         )
+
+    async def autopilot_health(self) -> AutopilotReport:
+        return await self._ask(lambda server: calls.autopilot_health(server, hop=0))
 
     async def open_dump(self) -> StateDump:
         return await self._ask(lambda server: calls.open_dump(server, hop=0), waits_s=DUMP_LIMIT_S)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from registry.agent.events import LocalEvents, UserEvent
 from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
+from registry.server.autopilot import AutopilotReport
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 
@@ -57,6 +58,10 @@ class Backend(Protocol):
 
     async def remove_server(self, server_id: str) -> None:
         """Put a server out of the Raft configuration. Raises `Rejected`, `NoLeader`."""
+        ...
+
+    async def autopilot_health(self) -> AutopilotReport:
+        """How the leader sees the servers. Raises `NoLeader`."""
         ...
 
     async def open_dump(self) -> StateDump:

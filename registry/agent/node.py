@@ -21,6 +21,7 @@ from typing import Any, Protocol, TextIO
 
 from registry.agent.alone import LonelyMembership
 from registry.agent.anti_entropy import AntiEntropy, NodeFacts
+from registry.agent.autopilot import configured_autopilot
 from registry.agent.config import AgentConfig
 from registry.agent.config_following import ConfigPaths, edits
 from registry.agent.durations import MILLISECOND, SECOND
@@ -197,7 +198,10 @@ class Node:
         )
         network.bind()
         hold_s = config.performance.rpc_hold_timeout_ns / SECOND
-        return Server(ServerSettings(facts, hold_timeout_s=hold_s), machine, driver, network)
+        settings = ServerSettings(
+            facts, hold_timeout_s=hold_s, autopilot=configured_autopilot(config)
+        )
+        return Server(settings, machine, driver, network)
 
     def _raft_settings(self) -> RaftSettings:
         config = self.config

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.agent.facade import Backend
 from registry.http.cache_control import CacheControl
+from registry.server.autopilot import AutopilotReport
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 
@@ -112,6 +113,9 @@ class _CachingBackend:
 
     async def remove_server(self, server_id: str) -> None:
         await self._below.remove_server(server_id)
+
+    async def autopilot_health(self) -> AutopilotReport:
+        return await self._below.autopilot_health()
 
     async def open_dump(self) -> StateDump:
         return await self._below.open_dump()

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from registry import COMPATIBLE_VERSION
-from registry.agent.durations import format_duration, parse_duration
+from registry.agent.autopilot import configured_autopilot
+from registry.agent.durations import MILLISECOND, format_duration, parse_duration
 from registry.agent.facade import AgentFacade
-from registry.errors import NoLeader
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -20,13 +19,12 @@ from registry.http.api import (
 )
 from registry.http.errors import check
 from registry.http.params import datacenter, decode_json, parse_uint, read_options
+from registry.server.autopilot import ServerHealth
 from registry.state.operator import AutopilotRecord, AutopilotSettings, GetAutopilot, SetAutopilot
 
 routes = Routes()
 
 RELAY_FACTOR_MAX = 5
-
-STATUS_NAMES = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
 
 
 def _bad(text: str) -> HttpError:
@@ -75,14 +73,7 @@ async def autopilot_configuration(request: ApiRequest) -> ApiResponse:
 
 def _configured(agent: AgentFacade) -> AutopilotRecord:
     """What holds while nobody has set anything: the agent's configuration, as of the beginning."""
-    config = agent.config.autopilot
-    settings = AutopilotSettings(
-        cleanup_dead_servers=config.cleanup_dead_servers,
-        last_contact_threshold_ns=config.last_contact_threshold_ns,
-        max_trailing_logs=config.max_trailing_logs,
-        min_quorum=config.min_quorum,
-        server_stabilization_time_ns=config.server_stabilization_time_ns,
-    )
+    settings = configured_autopilot(agent.config)
     return AutopilotRecord(settings=settings, create_index=1, modify_index=1)
 
 
@@ -201,49 +192,33 @@ _FIELDS: dict[str, tuple[str, Any]] = {
 
 @routes.get("/v1/operator/autopilot/health")
 async def autopilot_health(request: ApiRequest) -> ApiResponse:
-    """Health as this server can tell it: of the leader, and of members that gossip sees alive."""
     datacenter(request)
-    agent = request.agent
-    if not await agent.backend.leader_address():
-        raise NoLeader
-    raft = agent.backend.statistics().get("raft", {})
-    _, servers = await agent.backend.raft_configuration()
-    statuses = {
-        member.tags.get("id", member.name): member.status for member in agent.membership.members()
-    }
-    shown = [_server_health(agent, server, statuses, raft) for server in servers]
-    voters = [server for server in shown if server["Voter"]]
-    healthy = [server for server in voters if server["Healthy"]]
+    report = await request.agent.backend.autopilot_health()
     body = {
-        "Healthy": bool(shown) and all(server["Healthy"] for server in shown),
-        "FailureTolerance": max(0, len(healthy) - (len(voters) // 2 + 1)),
-        "Servers": shown,
+        "Healthy": report.healthy,
+        "FailureTolerance": report.failure_tolerance,
+        "Servers": [_server_health(server) for server in report.servers],
     }
-    return json_response(body, status=200 if body["Healthy"] else 429)
+    return json_response(body, status=200 if report.healthy else 429)
 
 
-def _server_health(
-    agent: AgentFacade, server: dict[str, Any], statuses: dict[str, int], raft: dict[str, str]
-) -> dict[str, Any]:
-    status = statuses.get(server["ID"], 0)
-    since: dict[str, str] = agent.extras.setdefault("autopilot_stable_since", {})
-    healthy = status == 1
-    if not healthy:
-        since.pop(server["ID"], None)
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _server_health(server: ServerHealth) -> dict[str, Any]:
+    since = datetime.fromtimestamp(server.stable_since_ms // 1000, UTC)
+    # The API's word for "never": less than nothing.
+    contact_ns = server.last_contact_ms * MILLISECOND if server.last_contact_ms >= 0 else -1
     return {
-        "ID": server["ID"],
-        "Name": server["Node"],
-        "Address": server["Address"],
-        "SerfStatus": STATUS_NAMES.get(status, "none"),
-        "Version": COMPATIBLE_VERSION,
-        "Leader": server["Leader"],
-        "LastContact": "0s",
-        "LastTerm": int(raft.get("last_log_term", "0")),
-        "LastIndex": int(raft.get("last_log_index", "0")),
-        "Healthy": healthy,
-        "Voter": server["Voter"],
-        "StableSince": since.setdefault(server["ID"], now) if healthy else now,
+        "ID": server.id,
+        "Name": server.name,
+        "Address": server.address,
+        "SerfStatus": server.serf_status,
+        "Version": server.version,
+        "Leader": server.leader,
+        "LastContact": format_duration(contact_ns),
+        "LastTerm": server.last_term,
+        "LastIndex": server.last_index,
+        "Healthy": server.healthy,
+        "Voter": server.voter,
+        "StableSince": since.isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
 
 

@@ -17,12 +17,14 @@ import msgspec
 
 from registry.errors import RegistryError, RemoteProtocolError
 from registry.rpc.connection import Connection
+from registry.server.autopilot import AutopilotReport
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 from registry.state.machine import encode_command, encode_query
 from registry.state.results import decode_result
 
 WRITE, READ, FACTS, REMOVE_SERVER = "write", "read", "facts", "remove-server"
+AUTOPILOT = "autopilot"
 DUMP_OPEN, DUMP_NEXT, DUMP_CLOSE = "dump-open", "dump-next", "dump-close"
 
 #: A state up to this size is kept in memory while it is handed on, a larger one in a file.
@@ -63,6 +65,10 @@ class ServerFacts(msgspec.Struct, frozen=True, array_like=True):
 class RemoveCall(msgspec.Struct, frozen=True, array_like=True):
     hop: int
     server_id: str
+
+
+class AutopilotCall(msgspec.Struct, frozen=True, array_like=True):
+    hop: int
 
 
 class DumpCall(msgspec.Struct, frozen=True, array_like=True):
@@ -119,6 +125,11 @@ async def facts(connection: Connection) -> ServerFacts:
 async def remove_server(connection: Connection, server_id: str, hop: int) -> None:
     """Have a server put out of the Raft configuration."""
     await connection.call(REMOVE_SERVER, encode(RemoveCall(hop, server_id)))
+
+
+async def autopilot_health(connection: Connection, hop: int) -> AutopilotReport:
+    """How the leader sees the servers."""
+    return decode(await connection.call(AUTOPILOT, encode(AutopilotCall(hop))), AutopilotReport)
 
 
 async def open_dump(connection: Connection, hop: int) -> StateDump:

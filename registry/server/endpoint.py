@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from registry.errors import Corrupt, NotFound, Overloaded, RemoteProtocolError
 from registry.rpc.server import Caller, Handler
 from registry.server import calls
+from registry.server.autopilot import AutopilotReport
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 from registry.state.machine import decode_command, decode_query
@@ -29,6 +30,8 @@ class Answering(Protocol):
     async def read_here(self, query: Query, options: ReadOptions) -> ReadResult: ...
     async def remove_server(self, server_id: str) -> None: ...
     async def remove_server_here(self, server_id: str) -> None: ...
+    async def autopilot_health(self) -> AutopilotReport: ...
+    async def autopilot_health_here(self) -> AutopilotReport: ...
     async def open_dump(self) -> StateDump: ...
     async def open_dump_here(self) -> StateDump: ...
     async def facts(self) -> calls.ServerFacts: ...
@@ -71,6 +74,7 @@ class Endpoint:
             calls.READ: self.read,
             calls.FACTS: self.facts,
             calls.REMOVE_SERVER: self.remove_server,
+            calls.AUTOPILOT: self.autopilot_health,
             calls.DUMP_OPEN: self.open_dump,
             calls.DUMP_NEXT: self.next_of_dump,
             calls.DUMP_CLOSE: self.close_dump,
@@ -112,6 +116,11 @@ class Endpoint:
         remove = self._server.remove_server_here if call.hop else self._server.remove_server
         await remove(call.server_id)
         return b""
+
+    async def autopilot_health(self, caller: Caller, body: bytes) -> bytes:
+        call = calls.decode(body, calls.AutopilotCall)
+        ask = self._server.autopilot_health_here if call.hop else self._server.autopilot_health
+        return calls.encode(await ask())
 
     async def open_dump(self, caller: Caller, body: bytes) -> bytes:
         call = calls.decode(body, calls.DumpCall)

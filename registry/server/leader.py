@@ -10,15 +10,18 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from registry.errors import RegistryError
 from registry.raft.ready import RaftRole, RoleChange
+from registry.server.autopilot import DEFAULT_SETTINGS, Autopilot, Consensus
 from registry.server.expiry import SessionTimers
-from registry.server.reconcile import LocalServerFacts, registration_of_server
-from registry.state.base import Command, Refused
+from registry.server.members import LonePool, MemberPool, PoolMember
+from registry.server.reconcile import LocalServerFacts, Proposer, Reconciler
+from registry.state.base import Command
 from registry.state.kv import KvReap, next_reap_ms
 from registry.state.machine import StateMachine
+from registry.state.operator import AutopilotSettings, GetAutopilot
 from registry.state.sessions import (
     Session,
     SessionCreate,
@@ -27,6 +30,7 @@ from registry.state.sessions import (
     SessionsWithTtl,
     find_session,
 )
+from registry.state.topics import ALL
 
 logger = logging.getLogger("registry.server.leader")
 
@@ -39,24 +43,57 @@ REAP_INTERVAL_SECONDS = 30.0
 NANOSECONDS = 1_000_000_000
 
 
-class Proposer(Protocol):
-    """What the duties need of the server: proposals that fail when it does not lead."""
-
-    async def propose(self, command: Command) -> Any: ...
-    async def barrier(self) -> None: ...
-
-
 class LeaderDuties:
     """Runs while this server leads; `role_changed` is the driver's callback."""
 
-    def __init__(self, facts: LocalServerFacts, machine: StateMachine, proposer: Proposer) -> None:
-        self._facts = facts
+    def __init__(
+        self,
+        facts: LocalServerFacts,
+        machine: StateMachine,
+        proposer: Proposer,
+        consensus: Consensus,
+        *,
+        autopilot: AutopilotSettings = DEFAULT_SETTINGS,
+    ) -> None:
+        """The pool is that of this server alone until `attach` hands in another. `autopilot` holds
+        until an operator sets something else."""
         self._machine = machine
+        self._autopilot_default = autopilot
         self._proposer = proposer
+        self._pool: MemberPool = LonePool(facts.as_member())
+        self.autopilot = Autopilot(
+            facts.datacenter,
+            consensus,
+            lambda: self._pool,
+            self._autopilot_settings,
+            monotonic=time.monotonic,
+            wall_ms=lambda: time.time_ns() // 1_000_000,
+        )
+        self.reconciler = Reconciler(
+            facts,
+            machine,
+            proposer,
+            consensus,
+            lambda: self._pool,
+            on_server_added=self.autopilot.act_soon,
+        )
         self._leading = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self.timers = SessionTimers(self._end_session, time.monotonic)
+
+    @property
+    def pool(self) -> MemberPool:
+        return self._pool
+
+    def attach(self, pool: MemberPool) -> None:
+        """Follow the members of `pool` from now on."""
+        self._pool = pool
+        self.reconciler.pass_due()
+
+    def member_changed(self, member: PoolMember) -> None:
+        """News of a member of the pool; one that the pool forgot comes as REAPED. Never waits."""
+        self.reconciler.member_changed(member)
 
     def role_changed(self, change: RoleChange) -> None:
         """Begin or end the work; called before anybody else hears of the change."""
@@ -100,18 +137,28 @@ class LeaderDuties:
                     async with asyncio.timeout(RETRY_SECONDS):
                         await self._idle.wait()
 
+    def _autopilot_settings(self) -> AutopilotSettings:
+        _, record = GetAutopilot().run(self._machine.reader)
+        return self._autopilot_default if record is None else record.settings
+
     async def _lead(self) -> None:
+        self.autopilot.begin()
         await self._proposer.barrier()
-        _, sessions = SessionsWithTtl().run(self._machine.reader)
-        self.timers.reset({session.id: session.ttl_ns / NANOSECONDS for session in sessions})
-        refused = await self._proposer.propose(registration_of_server(self._facts))
-        if isinstance(refused, Refused):
-            logger.error("could not register this server: reason=%s", refused.reason)
-        else:
-            logger.info("member joined, marking health alive: member=%s", self._facts.node_name)
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_timers())
             group.create_task(self.timers.run())
             group.create_task(self._reap())
+            group.create_task(self.reconciler.run())
+            group.create_task(self.autopilot.run())
+
+    async def _keep_timers(self) -> None:
+        """Time the sessions of the state that there is, and of each that an operator restores."""
+        while True:
+            with self._machine.topics.waiting((ALL,)) as restored:
+                _, sessions = SessionsWithTtl().run(self._machine.reader)
+                self.timers.reset({s.id: s.ttl_ns / NANOSECONDS for s in sessions})
+                await restored.event.wait()
+            self.reconciler.pass_due()
 
     async def _end_session(self, session_id: str) -> None:
         await self._proposer.propose(SessionDestroy(id=session_id, reason="ttl"))

@@ -24,15 +24,18 @@ from registry.raft.ready import RoleChange
 from registry.rpc.pool import Pool
 from registry.rpc.stream import Hello
 from registry.server import calls
+from registry.server.autopilot import DEFAULT_SETTINGS, AutopilotReport
 from registry.server.endpoint import Endpoint
 from registry.server.forwarding import Forwarding
 from registry.server.leader import LeaderDuties
+from registry.server.members import servers_of
 from registry.server.network import ServerNetwork
 from registry.server.reads import Reads
 from registry.server.reconcile import LocalServerFacts
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 from registry.state.machine import StateMachine, encode_command
+from registry.state.operator import AutopilotSettings
 
 logger = logging.getLogger("registry.server")
 
@@ -47,6 +50,8 @@ class ServerSettings:
     facts: LocalServerFacts
     hold_timeout_s: float = 7.0
     leave_drain_s: float = 5.0
+    #: Holds until an operator sets something else for the whole cluster.
+    autopilot: AutopilotSettings = DEFAULT_SETTINGS
 
 
 class Server:
@@ -66,7 +71,9 @@ class Server:
         self.driver = driver
         self.network = network
         self.reads = Reads(machine, driver, hold_timeout_s=settings.hold_timeout_s)
-        self.duties = LeaderDuties(settings.facts, machine, self)
+        self.duties = LeaderDuties(
+            settings.facts, machine, self, driver, autopilot=settings.autopilot
+        )
         pool = network.pool if network else Pool(Hello("", ""))
         self.forwarding = Forwarding(driver, pool, hold_timeout_s=settings.hold_timeout_s)
         driver.on_role_change = self._role_changed
@@ -145,7 +152,9 @@ class Server:
 
     async def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
         configuration = self.driver.configuration
-        names = {self.settings.facts.node_id: self.settings.facts.node_name}
+        facts = self.settings.facts
+        members = servers_of(self.duties.pool.members(), facts.datacenter)
+        names = {server.id: server.name for server in members} | {facts.node_id: facts.node_name}
         return configuration.index, [
             {
                 "ID": server.id,
@@ -177,6 +186,21 @@ class Server:
         """As the leader; raises `NotLeader` elsewhere."""
         index = self.driver.configuration.index
         await self.driver.change_configuration(Remove(id=server_id, based_on=index))
+
+    async def autopilot_health(self) -> AutopilotReport:
+        """How the leader sees the servers. Raises `NoLeader`."""
+        return await self.forwarding.to_leader(
+            self.autopilot_health_here,
+            lambda leader: calls.autopilot_health(leader, hop=1),
+            repeatable=True,
+            limit_s=self.settings.hold_timeout_s,
+        )
+
+    async def autopilot_health_here(self) -> AutopilotReport:
+        """The same as the leader; raises `NotLeader` elsewhere."""
+        if not self.driver.is_leader:
+            raise NotLeader(self.driver.leader_id)
+        return self.duties.autopilot.report()
 
     async def open_dump(self) -> StateDump:
         """The leader's state with everything committed before the call. Raises `NoLeader`."""

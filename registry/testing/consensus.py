@@ -9,6 +9,7 @@ from typing import Any
 
 from registry.errors import Rejected
 from registry.raft.messages import Entry, EntryKind
+from registry.server.autopilot import AutopilotReport
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 from registry.state.machine import StateMachine, encode_command
@@ -52,6 +53,10 @@ class InstantBackend:
 
     async def remove_server(self, server_id: str) -> None:
         raise Rejected(f"{server_id} is the last voter; promote another server first")
+
+    async def autopilot_health(self) -> AutopilotReport:
+        """Of no server, since there is no consensus."""
+        return AutopilotReport(False, 0, ())
 
     async def open_dump(self) -> StateDump:
         snapshot = self.machine.snapshot()
