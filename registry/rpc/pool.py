@@ -139,9 +139,9 @@ class Pool:
                 await peer.revived.wait()
 
     def forget(self, address: str) -> None:
-        """The peer is none any more: close its connection."""
+        """The peer is none any more: close its connection, once what is under way is answered."""
         peer = self._peers.pop(address, None)
-        if peer is not None and peer.connection is not None:
+        if peer is not None and peer.connection is not None and not peer.connection.calls_open:
             peer.connection.close()
 
     def _part(self, peer: _Peer, ended: Connection) -> None:

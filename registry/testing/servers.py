@@ -1,7 +1,8 @@
 """A cluster of servers in one process, over real loopback sockets: for tests of what they share.
 
 Each server has a store in memory, a Raft driver with a short election timeout and a network of its
-own. Killing one cancels its tasks and closes its sockets, as a crash does; its store is lost.
+own. Killing one cancels its tasks and closes its sockets, as a crash does; started again, it finds
+its store as it left it.
 """
 
 from __future__ import annotations
@@ -39,12 +40,26 @@ async def until(condition: Callable[[], bool], what: str = "", *, seconds: float
 class LocalServer:
     """One server of a `LocalCluster`."""
 
-    def __init__(self, number: int, servers: Sequence[RaftServer], hold_timeout_s: float) -> None:
+    def __init__(
+        self,
+        number: int,
+        servers: Sequence[RaftServer],
+        hold_timeout_s: float,
+        raft: RaftSettings,
+    ) -> None:
+        self.number = number
+        self.store = MemoryStore()
         me = servers[number]
+        bootstrap(self.store, Configuration(tuple(servers)), Identity(me.id, ""))
+        self._hold_timeout_s, self._raft = hold_timeout_s, raft
+        self.task: asyncio.Task[None] | None = None
+        self.prepare(me)
+
+    def prepare(self, me: RaftServer) -> None:
+        """Make all parts anew on the store, and take the port."""
+        number, store = self.number, self.store
         host, _, port = me.address.rpartition(":")
         self.id, self.name, self.address = me.id, f"s{number + 1}", me.address
-        store = MemoryStore()
-        bootstrap(store, Configuration(tuple(servers)), Identity(me.id, ""))
         machine = StateMachine(store)
         self.network = ServerNetwork(
             NetworkSettings(
@@ -62,7 +77,7 @@ class LocalServer:
             store=store,
             machine=machine,
             transport=self.network.transport,
-            settings=RaftSettings(election_timeout_ms=300),
+            settings=self._raft,
             rng=random.Random(number),
         )
         self.network.bind()
@@ -73,9 +88,8 @@ class LocalServer:
             datacenter=DATACENTER,
             server_port=int(port),
         )
-        settings = ServerSettings(facts, hold_timeout_s=hold_timeout_s)
+        settings = ServerSettings(facts, hold_timeout_s=self._hold_timeout_s)
         self.server = Server(settings, machine, self.driver, self.network)
-        self.task: asyncio.Task[None] | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -85,12 +99,15 @@ class LocalServer:
 class LocalCluster:
     """Servers s1, s2, … that know each other from the start."""
 
-    def __init__(self, count: int, *, hold_timeout_s: float) -> None:
-        servers = tuple(
+    def __init__(self, count: int, *, hold_timeout_s: float, raft: RaftSettings) -> None:
+        self._servers = servers = tuple(
             RaftServer(f"0000000{number}-1111-2222-3333-444444444444", f"127.0.0.1:{port}")
             for number, port in enumerate(free_ports(count), 1)
         )
-        self.members = [LocalServer(number, servers, hold_timeout_s) for number in range(count)]
+        self.members = [
+            LocalServer(number, servers, hold_timeout_s, raft) for number in range(count)
+        ]
+        self.tasks: asyncio.TaskGroup | None = None
 
     @property
     def alive(self) -> list[LocalServer]:
@@ -122,14 +139,27 @@ class LocalCluster:
         member.task.cancel()
         await asyncio.wait([member.task])
 
+    def start(self, member: LocalServer) -> None:
+        assert self.tasks is not None
+        member.task = self.tasks.create_task(member.server.run(), name=member.name)
+
+    def restart(self, member: LocalServer) -> None:
+        """Start one that was killed, on what it had stored."""
+        member.prepare(self._servers[member.number])
+        self.start(member)
+
 
 @asynccontextmanager
-async def cluster_of(count: int, *, hold_timeout_s: float = 7.0) -> AsyncIterator[LocalCluster]:
+async def cluster_of(
+    count: int, *, hold_timeout_s: float = 7.0, raft: RaftSettings | None = None
+) -> AsyncIterator[LocalCluster]:
     """A running cluster, until the block ends."""
-    cluster = LocalCluster(count, hold_timeout_s=hold_timeout_s)
+    raft = raft or RaftSettings(election_timeout_ms=300)
+    cluster = LocalCluster(count, hold_timeout_s=hold_timeout_s, raft=raft)
     async with asyncio.TaskGroup() as group:
+        cluster.tasks = group
         for member in cluster.members:
-            member.task = group.create_task(member.server.run(), name=member.name)
+            cluster.start(member)
         try:
             yield cluster
         finally:

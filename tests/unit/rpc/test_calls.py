@@ -469,6 +469,20 @@ async def test_a_pool_that_is_not_running_reaches_nobody(address: str) -> None:
         await Pool(CLIENT).connect(address)
 
 
+async def test_a_forgotten_peer_still_answers_what_was_asked(
+    address: str, handlers: Handlers
+) -> None:
+    pool = Pool(CLIENT, PoolSettings(ping_interval_s=0.01, idle_max_s=0.05))
+    async with running(pool), asyncio.TaskGroup() as group:
+        connection = await pool.connect(address)
+        asking = group.create_task(pool.call(address, "wait", b"1"))
+        await until(lambda: handlers.waiting == 1)
+        pool.forget(address)
+        handlers.release.set()
+        assert await asking == b"1"
+        await until(lambda: connection.has_ended)
+
+
 async def test_forgetting_a_peer_closes_its_connection(address: str) -> None:
     pool = Pool(CLIENT)
     async with running(pool):
