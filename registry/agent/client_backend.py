@@ -223,6 +223,10 @@ class ClientBackend:
                 assert connection is not None, "all that was left was granted"
                 async with asyncio.timeout(limit_s):
                     return await ask(connection)
+            except NoLeader:
+                # It may be cut off from the others: let the next request try another one.
+                self.servers.failed(server)
+                raise
             except Unreachable as problem:
                 logger.debug("server is unreachable: server=%s error=%s", server, problem)
             except (ConnectionLost, TimeoutError) as problem:

@@ -122,10 +122,11 @@ class Server:
     async def read(self, query: Query, options: ReadOptions) -> ReadResult:
         """The answer of this server if it may give it in the asked mode, else of the leader."""
         deadline = time.monotonic() + options.wait_ms / 1000
-        try:
-            return await self.reads.read(query, options)
-        except NotLeader:
-            pass
+        if self.driver.is_leader or options.mode == "stale":
+            try:
+                return await self.reads.read(query, options)
+            except NotLeader:
+                pass
         # What is too old to be given here is asked of the leader, which is never stale.
         mode = "default" if options.mode == "stale" else options.mode
 
