@@ -164,7 +164,7 @@ class Checker:
         log = self.disks[server].written
         if log.term(core.commit_index) != core.term:
             raise Violation("I-11", f"{server} changes members before it committed in its term")
-        uncommitted = [i for i in log.configuration_indexes() if i > core.commit_index]
+        uncommitted = [i for i in log.configuration_indexes if i > core.commit_index]
         if uncommitted and uncommitted != [core.configuration.index]:
             raise Violation("I-11", f"{server} changes members while {uncommitted} are pending")
         if not isinstance(change, Promote) or change.id == server:
@@ -200,7 +200,7 @@ class Checker:
             self._elected(server, core)
         if is_leader and core.commit_index > seen.commit_index:
             self._check_commit(server, core)
-        latest = self.disks[server].written.configuration_indexes()
+        latest = self.disks[server].written.configuration_indexes
         if latest and core.configuration.index != latest[-1]:
             raise Violation(
                 "I-11", f"{server} goes by list {core.configuration.index}, not {latest[-1]}"

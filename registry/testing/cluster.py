@@ -46,7 +46,7 @@ from registry.raft.messages import (
     VoteReply,
     VoteRequest,
 )
-from registry.raft.ready import RaftRole, Ready
+from registry.raft.ready import RaftRole, Ready, RoleChange
 from registry.testing.checkers import Checker, Promise, Violation, voters
 from registry.testing.clock import MS, Event, Schedule
 from registry.testing.disk import Record, SimulatedDisk, State
@@ -97,6 +97,7 @@ class Options:
     aligned_timers: bool = False
     wander: float = 0.1  # share of operations that go to any server, leader or not
     deaf_when_paused: bool = False  # what is sent to a paused server is lost
+    without_pre_vote: float = 0.0  # share of servers that campaign without asking first
     entries_per_append: int = 8
     inflight_messages: int = 16
 
@@ -148,6 +149,7 @@ class Options:
             aligned_timers=aligned,
             wander=rng.choice((0.05, 0.1, 0.4)),
             deaf_when_paused=rng.random() < 0.5,
+            without_pre_vote=maybe(0.15, rng.choice((0.3, 1.0))),
             entries_per_append=rng.choice((1, 2, 8, 64)),
             inflight_messages=rng.choice((1, 4, 16, 256)),
         )
@@ -181,6 +183,7 @@ class SimulatedServer:
         self.paused = False
         self._random = rng
         drift = simulation.options.clock_drift
+        self._pre_vote = rng.random() >= simulation.options.without_pre_vote
         self._rate = 1 + rng.uniform(-drift / 2, drift / 2)
         self._forget()
         self._life = 0
@@ -212,7 +215,7 @@ class SimulatedServer:
         self._ticked_at = self._local_time()
         seed = 0 if self.simulation.options.aligned_timers else self._random.random()
         self.core = RaftCore(
-            self.simulation.config(self.id),
+            self.simulation.config(self.id, pre_vote=self._pre_vote),
             self.disk,
             image.hard_state,
             image.configuration_at(image.last_index, decode_configuration),
@@ -298,7 +301,7 @@ class SimulatedServer:
     def _execute(self, core: RaftCore, ready: Ready) -> None:
         self.simulation.note(self.id, ready)
         if ready.role_change is not None:
-            self._change_role(ready.role_change.role)
+            self._change_role(core, ready.role_change)
         self._send([self._promise(message) for message in ready.now])
         self._crash_point()
         if ready.must_sync:
@@ -321,8 +324,11 @@ class SimulatedServer:
             self._reads_ready.append((read.index, self._reads.pop(read.context)))
         self._answer_reads(core)
 
-    def _change_role(self, role: RaftRole) -> None:
-        if role is not RaftRole.LEADER:
+    def _change_role(self, core: RaftCore, change: RoleChange) -> None:
+        if change.reason == "removed" and core.commit_index < core.configuration.index:
+            # it leads on until its removal is committed, and the others know.
+            raise Violation("I-11", f"{self.id} stops leading before its removal is committed")
+        if change.role is not RaftRole.LEADER:
             # Appended, then leadership lost: the clients learn no outcome.
             self._writes.clear()
         elif self._random.random() < self.simulation.options.crash_elected:
@@ -666,7 +672,7 @@ class Simulation:
         self._crashes = self._changes = 0
         self._numbers = itertools.count(1)
 
-    def config(self, server_id: str) -> RaftConfig:
+    def config(self, server_id: str, *, pre_vote: bool) -> RaftConfig:
         return RaftConfig(
             id=server_id,
             cluster_id=CLUSTER,
@@ -675,6 +681,7 @@ class Simulation:
             max_entries_per_append=self.options.entries_per_append,
             max_inflight_messages=self.options.inflight_messages,
             max_trailing_for_promotion=TRAILING_FOR_PROMOTION,
+            pre_vote=pre_vote,
             disabled_guards=self._guards,
         )
 
@@ -952,7 +959,9 @@ class Simulation:
         self._run_until(self._commits, 5 * T, "nothing is committed beside a broken link")
         self.network.heal()
         self.schedule.run_until(self.schedule.now + 3 * T, self._check)
-        if self.checker.elections > elections:
+        # Without pre-votes the voter comes back with a higher term, once.
+        allowed = 0 if not self.options.without_pre_vote else 2
+        if self.checker.elections > elections + allowed:
             raise Violation("I-17", "one broken link deposed a leader")
 
     def _expect_resignation(self) -> None:

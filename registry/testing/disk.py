@@ -45,6 +45,8 @@ class Image:
     entries: list[Entry] = field(default_factory=list)
     state: State = field(default_factory=dict)
     applied_index: int = 0
+    #: Where configurations are in the log, ascending.
+    configuration_indexes: list[int] = field(default_factory=list)
 
     @property
     def base_index(self) -> int:
@@ -74,12 +76,13 @@ class Image:
                 return decode(entry)
         return self.base.configuration if self.base else Configuration()
 
-    def configuration_indexes(self) -> list[int]:
-        """Where configurations are in the log, ascending."""
-        return [entry.index for entry in self.entries if entry.kind is EntryKind.CONFIGURATION]
-
     def copy(self) -> Image:
-        return replace(self, entries=self.entries[:], state=dict(self.state))
+        return replace(
+            self,
+            entries=self.entries[:],
+            state=dict(self.state),
+            configuration_indexes=self.configuration_indexes[:],
+        )
 
     def write(self, record: Record) -> None:
         if record.hard_state is not None:
@@ -92,6 +95,7 @@ class Image:
             keep = record.entries[0].index - self.base_index - 1
             assert 0 <= keep <= len(self.entries), "an append must join the log"
             self.entries[keep:] = record.entries
+            self._index_configurations(record.entries)
         self.state.update(record.changes)
         if record.applied_index is not None:
             self.applied_index = record.applied_index
@@ -100,6 +104,15 @@ class Image:
         """Drop the log up to `base`, or the whole of it."""
         del self.entries[: len(self.entries) if whole else base.index - self.base_index]
         self.base = base
+        self.configuration_indexes = [
+            index for index in self.configuration_indexes if index > base.index and not whole
+        ]
+
+    def _index_configurations(self, appended: tuple[Entry, ...]) -> None:
+        indexes = self.configuration_indexes
+        while indexes and indexes[-1] >= appended[0].index:
+            indexes.pop()
+        indexes += [e.index for e in appended if e.kind is EntryKind.CONFIGURATION]
 
 
 class SimulatedDisk:

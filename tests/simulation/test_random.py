@@ -15,7 +15,7 @@ from registry.testing.cluster import Summary
 FIRST_SEED = int(os.environ.get("SIMULATION_SEED", "0"))
 
 
-@pytest.mark.parametrize(("servers", "runs"), [(1, 40), (3, 120), (5, 60), (None, 60)])
+@pytest.mark.parametrize(("servers", "runs"), [(1, 20), (3, 60), (5, 25), (None, 35)])
 def test_no_invariant_is_violated(servers: int | None, runs: int) -> None:
     outcomes = list(campaign(range(FIRST_SEED, FIRST_SEED + runs), servers))
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
