@@ -167,6 +167,15 @@ class _Proposal:
     future: asyncio.Future[Any]
 
 
+@dataclass(slots=True)
+class _Appended:
+    """Who waits for the entry of this term at some index."""
+
+    term: int
+    size: int
+    future: asyncio.Future[Any]
+
+
 class RaftDriver:
     """One server's consensus. Everything but `run` is called from the loop that runs it."""
 
@@ -228,8 +237,8 @@ class RaftDriver:
         self._unsynced: deque[Ready] = deque()  # written or waiting in line, in token order
         self._syncing = False
         self._syncer: Syncer | None = None
-        self._pending: dict[int, tuple[int, asyncio.Future[Any]]] = {}  # index -> term, waiter
-        self._queued_bytes = 0
+        self._pending: dict[int, _Appended] = {}  # by index
+        self._outstanding_bytes = 0  # of proposals in the inbox or pending
         self._contexts = itertools.count(1)
         self._reads: dict[int, list[asyncio.Future[None]]] = {}  # context -> waiters
         #: Confirmed reads that wait for apply: (index, tie-breaker, waiters).
@@ -337,7 +346,7 @@ class RaftDriver:
 
         def append(future: asyncio.Future[Any]) -> None:
             term, index = self._core.propose_configuration(change)
-            self._pending[index] = (term, future)
+            self._pending[index] = _Appended(term, 0, future)
 
         await self._request(append)
 
@@ -632,17 +641,17 @@ class RaftDriver:
         if not self._proposals:
             return
         proposals, self._proposals = self._proposals, []
-        self._queued_bytes = 0
         for kind, group in itertools.groupby(proposals, key=lambda proposal: proposal.kind):
             batch = list(group)
             try:
                 positions = self._core.propose([proposal.data for proposal in batch], kind)
             except (Rejected, Unavailable) as error:
                 for proposal in batch:
+                    self._outstanding_bytes -= len(proposal.data)
                     _fail(proposal.future, error)
                 continue
             for proposal, (term, index) in zip(batch, positions, strict=True):
-                self._pending[index] = (term, proposal.future)
+                self._pending[index] = _Appended(term, len(proposal.data), proposal.future)
 
     def _begin_reads(self) -> None:
         for consistent, futures in self._reads_wanted.items():
@@ -728,14 +737,14 @@ class RaftDriver:
             waiting = self._pending.pop(entry.index, None)
             if waiting is None:
                 continue
-            term, future = waiting
-            if future.done():
+            self._outstanding_bytes -= waiting.size
+            if waiting.future.done():
                 continue  # the caller has gone
-            if term == entry.term:
-                future.set_result(result)
+            if waiting.term == entry.term:
+                waiting.future.set_result(result)
             else:
                 # Another leader's entry is committed in its place, so it never will be.
-                future.set_exception(NotLeader(self._core.leader_id))
+                waiting.future.set_exception(NotLeader(self._core.leader_id))
 
     def _answer_reads(self) -> None:
         applied = self._core.applied_index
@@ -762,8 +771,9 @@ class RaftDriver:
                 sending.cancel()
 
     def _fail_pending(self, reason: str) -> None:
-        for _, future in self._pending.values():
-            _fail(future, OutcomeUnknown(f"outcome unknown: {reason}"))
+        for waiting in self._pending.values():
+            self._outstanding_bytes -= waiting.size
+            _fail(waiting.future, OutcomeUnknown(f"outcome unknown: {reason}"))
         self._pending.clear()
 
     def _deliver(self, message: AnyMessage) -> None:
@@ -930,12 +940,13 @@ class RaftDriver:
         if not self.is_leader:
             raise NotLeader(self._core.leader_id)
         waiting = len(self._proposals) + len(self._pending)
-        too_many_bytes = self._queued_bytes + len(data) > self._settings.proposal_bytes_max
+        # The core has the same limits, but would refuse a whole group for its last member.
+        too_many_bytes = self._outstanding_bytes + len(data) > self._settings.proposal_bytes_max
         if waiting >= self._settings.proposals_max or too_many_bytes:
             raise Overloaded(f"{waiting} commands are waiting to be committed; retry later")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._proposals.append(_Proposal(data, kind, future))
-        self._queued_bytes += len(data)
+        self._outstanding_bytes += len(data)
         self._wake()
         return await future
 
