@@ -41,6 +41,24 @@ def boolean(value: str) -> bool:
 
 
 def integer(value: str) -> int:
+    """A signed number of 64 bits, spelt as `_whole` says."""
+    number = _whole(value)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError("value out of range")
+    return number
+
+
+def unsigned(value: str) -> int:
+    """A number of 64 bits without a sign, spelt as `_whole` says."""
+    if value.startswith(("+", "-")):
+        raise ValueError("parse error")
+    number = _whole(value)
+    if number >= 1 << 64:
+        raise ValueError("value out of range")
+    return number
+
+
+def _whole(value: str) -> int:
     """Decimal, or with a base prefix (0x, 0o, 0b); a leading zero means octal, as in Go."""
     digits = value.lstrip("+-")
     octal = len(digits) > 1 and digits.startswith("0") and digits[1:].isdigit()
@@ -48,14 +66,7 @@ def integer(value: str) -> int:
         number = int(value, 8 if octal else 0)
     except ValueError:
         raise ValueError("parse error") from None
-    if not -(1 << 63) <= number < 1 << 63 or value != value.strip():
-        raise ValueError("value out of range" if value == value.strip() else "parse error")
-    return number
-
-
-def unsigned(value: str) -> int:
-    number = integer(value) if not value.startswith(("+", "-")) else -1
-    if number < 0:
+    if value != value.strip():
         raise ValueError("parse error")
     return number
 
