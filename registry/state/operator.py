@@ -36,6 +36,10 @@ class AutopilotRecord(msgspec.Struct, frozen=True, kw_only=True):
 _TABLE: Table[AutopilotRecord] = Table("operator", AutopilotRecord)
 
 
+#: The index of settings that nobody has set yet, as reads show it.
+UNSET_INDEX = 1
+
+
 class SetAutopilot(Command, frozen=True, kw_only=True, tag="operator-autopilot"):
     """Replace the settings; with `cas_index`, only if that is their index. Gives whether it did."""
 
@@ -44,7 +48,9 @@ class SetAutopilot(Command, frozen=True, kw_only=True, tag="operator-autopilot")
 
     def apply(self, tx: Transaction) -> bool:
         known = _TABLE.get(tx, _KEY)
-        if self.cas_index is not None and self.cas_index != (known.modify_index if known else 0):
+        # Of settings that are not there a client may have been shown `UNSET_INDEX`.
+        current = (known.modify_index,) if known else (0, UNSET_INDEX)
+        if self.cas_index is not None and self.cas_index not in current:
             return False
         record = AutopilotRecord(
             settings=self.settings,
