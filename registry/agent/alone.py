@@ -79,7 +79,7 @@ class LonelyMembership:
         if port == default and host in (self._config.advertise_addr, self._config.bind_addr):
             return 1
         reason = await _dial(host, port)
-        raise Unavailable(f"1 error occurred:\n\t* Failed to join {host}: {reason}\n\n")
+        raise Unavailable(f"Failed to join {host}: {reason}")
 
     async def force_leave(self, node: str, *, prune: bool = False) -> None:
         if node not in (member.name for member in self.members()):
