@@ -246,6 +246,13 @@ class LocalState:
     def checks(self) -> Mapping[str, LocalCheck]:
         return MappingProxyType(self._checks)
 
+    def tags_by_service(self) -> dict[str, list[str]]:
+        """Names of services with the tags of all their instances."""
+        tags: dict[str, list[str]] = {}
+        for service in self._services.values():
+            tags.setdefault(service.definition.name, []).extend(service.definition.tags)
+        return tags
+
     def check_views(self) -> Mapping[str, LocalCheck]:
         return self.checks
 

@@ -25,6 +25,7 @@ from registry.agent.autopilot import configured_autopilot
 from registry.agent.config import AgentConfig
 from registry.agent.config_following import ConfigPaths, edits
 from registry.agent.durations import MILLISECOND, SECOND
+from registry.agent.events import LocalEvents, concerns
 from registry.agent.facade import AgentFacade
 from registry.agent.flags import AgentFlags
 from registry.agent.identity import node_id
@@ -34,6 +35,7 @@ from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
 from registry.agent.persistence import Persistence
 from registry.agent.reloading import Reloader
+from registry.agent.remote_exec import RemoteExec
 from registry.agent.watches import Render, Watches
 from registry.errors import ConfigError, RegistryError, StorageError
 from registry.plugins import Plugins
@@ -247,6 +249,9 @@ class Node:
             leave=self._leave,
             extras={},
             metrics=self._metrics,
+            events=LocalEvents(
+                lambda event: concerns(event, config.node_name, local.tags_by_service())
+            ),
             log_tap=self._tap,
         )
         watches = Watches(facade, self.plugins, render=self._render_watch)
@@ -269,6 +274,8 @@ class Node:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(part.run()) for part in (local, sync, watches)]
+                if not config.disable_remote_exec:
+                    tasks.append(group.create_task(RemoteExec(facade).run()))
                 watches.replace(self.loaded.watches)
                 yield reloader
                 for task in tasks:

@@ -1,7 +1,7 @@
 """Child processes of the agent: checks and watch handlers run in a process group of their own.
 
 The group is what is killed, so a script's children die with it. Output of both streams comes
-through one pipe that the event loop reads as it fills; only its tail is kept.
+through one pipe that the event loop reads as it fills.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-
-from registry.agent.output import OutputTail
+from typing import Protocol
 
 #: Once the process itself has ended, its output is complete, unless a child that it left running
 #: keeps the pipe open; that child is not waited for longer than this.
@@ -22,13 +21,19 @@ REAP_SECONDS = 5.0
 READ_BYTES = 65536
 
 
+class Sink(Protocol):
+    """Takes what a process writes, as it comes; must not wait."""
+
+    def write(self, data: bytes) -> object: ...
+
+
 class CannotStart(Exception):
     """The program is not there or may not be run; the text says which."""
 
 
 async def run_process(
     args: Sequence[str],
-    output: OutputTail,
+    output: Sink,
     *,
     stdin: bytes = b"",
     environment: Mapping[str, str] | None = None,
@@ -101,7 +106,7 @@ async def _kill_group(process: asyncio.subprocess.Process) -> None:
 
 
 @contextlib.contextmanager
-def _pipe_into(output: OutputTail) -> Iterator[tuple[int, asyncio.Event]]:
+def _pipe_into(output: Sink) -> Iterator[tuple[int, asyncio.Event]]:
     """A pipe whose content flows into `output`: its write end, and an event for end of file."""
     loop = asyncio.get_running_loop()
     read_fd, write_fd = os.pipe()
