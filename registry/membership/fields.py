@@ -8,7 +8,7 @@ Source: gossip sheet, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # no stubs are published
@@ -25,28 +25,68 @@ def pack(value: Any) -> bytes:
     return packed
 
 
+class Incomplete(RemoteProtocolError):
+    """The bytes end before the value does."""
+
+
+class ValueReader:
+    """One value after another out of bytes that may still be coming in; raw comes as bytes.
+
+    Unlike repeated `unpack_prefix`, it neither copies the rest each time nor begins anew when a
+    value was not whole yet.
+    """
+
+    def __init__(self, data: bytes = b"", bytes_max: int = MESSAGE_BYTES_MAX) -> None:
+        bound = min(bytes_max, MESSAGE_BYTES_MAX)
+        self._unpacker = msgpack.Unpacker(
+            raw=True,
+            strict_map_key=False,
+            max_buffer_size=bound + 1,
+            max_str_len=bound,
+            max_bin_len=bound,
+            max_array_len=bound,
+            max_map_len=bound,
+            max_ext_len=0,
+        )
+        self.feed(data[: bound + 1])
+
+    @property
+    def position(self) -> int:
+        """Bytes that the values so far took."""
+        position: int = self._unpacker.tell()
+        return position
+
+    def feed(self, data: bytes) -> None:
+        """More bytes. Raises `RemoteProtocolError` beyond the bound."""
+        try:
+            self._unpacker.feed(data)
+        except msgpack.BufferFull as problem:
+            raise RemoteProtocolError("a message beyond every bound") from problem
+
+    def next(self) -> Any:
+        """Raises `Incomplete` when more bytes are needed, `RemoteProtocolError` on nonsense."""
+        return self._read(self._unpacker.unpack)
+
+    def skip(self) -> None:
+        """Like `next`, for a value that is not wanted."""
+        self._read(self._unpacker.skip)
+
+    def _read(self, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except msgpack.OutOfData as problem:
+            raise Incomplete("not readable as msgpack: no whole value") from problem
+        except (msgpack.UnpackException, ValueError, TypeError) as problem:
+            raise RemoteProtocolError(f"not readable as msgpack: {problem}") from problem
+
+
 def unpack_prefix(data: bytes) -> tuple[Any, int]:
     """The first value in `data` and how many bytes it took; raw comes as bytes.
 
     Raises `RemoteProtocolError` when there is no whole value.
     """
-    bound = min(len(data), MESSAGE_BYTES_MAX)
-    unpacker = msgpack.Unpacker(
-        raw=True,
-        strict_map_key=False,
-        max_buffer_size=bound + 1,
-        max_str_len=bound,
-        max_bin_len=bound,
-        max_array_len=bound,
-        max_map_len=bound,
-        max_ext_len=0,
-    )
-    try:
-        unpacker.feed(data[:bound])
-        value = unpacker.unpack()
-    except (msgpack.UnpackException, ValueError, TypeError) as problem:
-        raise RemoteProtocolError(f"not readable as msgpack: {problem}") from problem
-    return value, unpacker.tell()
+    values = ValueReader(data, len(data))
+    return values.next(), values.position
 
 
 class Fields:

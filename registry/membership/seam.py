@@ -8,7 +8,7 @@ All calls are synchronous and happen inside one input of the SWIM core, at its `
 may call back into the core from any of them. Effects of both cores come out as values, in order.
 
 Streams. Each TCP connection carries one message each way (gossip sheet, 2.7). As there is no length
-in front of a plain message, `wire.StreamBuffer` tells the shell when a message is whole.
+in front of a plain message, `StreamBuffer` tells the shell when a message is whole.
 
 * Outgoing: the core emits `OpenStream`; the shell connects, writes `data` and, if `expects_reply`,
   reads until a `StreamBuffer` has a whole message or the peer closes. It then calls
