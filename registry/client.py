@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
 from registry.errors import ConfigError, Rejected, Unavailable
@@ -38,6 +38,11 @@ class ApiError(Rejected):
     def __init__(self, status: int, text: str) -> None:
         self.status, self.text = status, text
         super().__init__(f"Unexpected response code: {status} ({text})")
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may well succeed a moment later."""
+        return self.status >= 500
 
 
 class AgentUnreachable(Unavailable):
@@ -86,8 +91,11 @@ class Response:
 
 
 def key_path(*parts: str) -> str:
-    """Path segments quoted for a URL; slashes inside a KV key stay what they are."""
-    return "/".join(quote(part, safe="/") for part in parts)
+    """Path segments quoted for a URL; slashes inside a KV key stay what they are.
+
+    Bytes of an argument that are no UTF-8 (surrogates, as Python reads them) keep their value.
+    """
+    return "/".join(quote(part, safe="/", errors="surrogateescape") for part in parts)
 
 
 class Client:
@@ -122,12 +130,12 @@ class Client:
         path: str,
         parameters: Mapping[str, Any] | None = None,
         *,
-        body: bytes | None = None,
+        body: bytes | BinaryIO | None = None,
         json_body: Any = None,
         accept: Sequence[int] = (200,),
         timeout: float | None = None,
     ) -> Response:
-        """One request, its whole answer.
+        """One request, its whole answer; a file as `body` is sent as it is read.
 
         `parameters`: None or False leaves a name out, True gives it no value, a list repeats it.
         `accept` lists the statuses that are no error. `timeout` in seconds; None waits for ever,
@@ -147,7 +155,7 @@ class Client:
         finally:
             connection.close()
         if response.status not in accept:
-            raise ApiError(response.status, response.text.rstrip("\n"))
+            raise ApiError(response.status, response.text)
         return response
 
     def stream(
@@ -159,7 +167,7 @@ class Client:
         try:
             raw = self._send(connection, "GET", target, None)
             if raw.status != 200:
-                raise ApiError(raw.status, raw.read().decode("utf-8", "replace").rstrip("\n"))
+                raise ApiError(raw.status, raw.read().decode("utf-8", "replace"))
             while chunk := raw.read1(chunk_bytes):
                 yield chunk
         except (OSError, http.client.HTTPException) as problem:
@@ -173,10 +181,16 @@ class Client:
             pairs.append(("dc", self.settings.datacenter))
         if self.settings.stale:
             pairs.append(("stale", ""))
-        return f"{path}?{urlencode(pairs)}" if pairs else path
+        if not pairs:
+            return path
+        return f"{path}?{urlencode(pairs, encoding='utf-8', errors='surrogateescape')}"
 
     def _send(
-        self, connection: http.client.HTTPConnection, method: str, target: str, body: bytes | None
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        body: bytes | BinaryIO | None,
     ) -> http.client.HTTPResponse:
         headers = dict(self._headers)
         if body is None and method in ("PUT", "POST"):
@@ -190,9 +204,9 @@ class Client:
         if self._unix:
             return _UnixConnection(self._unix, timeout)
         if parts.scheme == "https":
-            return http.client.HTTPSConnection(
-                host, port, timeout=timeout, context=_tls_context(self.settings)
-            )
+            expected_name = self.settings.tls_server_name or environment("TLS_SERVER_NAME")
+            context = _tls_context(self.settings)
+            return _TlsConnection(host, port or 443, timeout, context, expected_name)
         return http.client.HTTPConnection(host, port, timeout=timeout)
 
     def _unreachable(self, method: str, target: str, problem: Exception) -> AgentUnreachable:
@@ -290,6 +304,20 @@ def _tls_context(settings: Settings) -> Any:
     except OSError as problem:
         raise ConfigError(f"TLS files cannot be used: {problem}") from problem
     return context
+
+
+class _TlsConnection(http.client.HTTPSConnection):
+    """HTTPS to an agent whose certificate may be in another name than its address."""
+
+    def __init__(
+        self, host: str, port: int, timeout: float | None, context: Any, expected_name: str
+    ) -> None:
+        super().__init__(host, port, timeout=timeout, context=context)
+        self._tls, self._expected_name = context, expected_name or host
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._expected_name)
 
 
 class _UnixConnection(http.client.HTTPConnection):
