@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -121,8 +123,20 @@ class Invocation:
         )
 
 
+def write_utf8() -> None:
+    """Print UTF-8 in every locale, and arguments that are none as the bytes that they were."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
 def say(text: str) -> None:
     print(text)
+
+
+def say_outline(text: str) -> None:
+    """A line about what the command is doing, as opposed to what it found."""
+    say(f"==> {text}")
 
 
 def say_bytes(data: bytes) -> None:
@@ -139,11 +153,13 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns parted by two spaces, as wide as their widest cell; no blanks at line ends."""
+def table(rows: Sequence[Sequence[str]], *, gap: int = 2) -> str:
+    """Columns parted by spaces, as wide as their widest cell; no blanks at line ends."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        (" " * gap)
+        .join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        .rstrip()
         for row in rows
     )
 
@@ -165,5 +181,40 @@ def read_file(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
-        raise CommandError(f"Error! Failed to read file: open {path}: {reason}") from problem
+        reason = file_problem(path, problem)
+        raise CommandError(f"Error! Failed to read file: {reason}") from problem
+
+
+def file_problem(path: str, problem: OSError) -> str:
+    """Why a file cannot be opened, in the words that scripts know."""
+    return f"open {path}: {(problem.strerror or str(problem)).lower()}"
+
+
+def only_argument(call: Invocation, name: str) -> str:
+    """The one argument that the command takes. Raises `CommandError`."""
+    match call.arguments:
+        case []:
+            raise CommandError(f"Missing {name} argument")
+        case [argument]:
+            return argument
+    raise CommandError(f"Too many arguments (expected 1, got {len(call.arguments)})")
+
+
+def check_pattern(pattern: str, what: str) -> None:
+    """Raises `CommandError` when this is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as problem:
+        raise CommandError(
+            f"Failed to compile {what} regexp: error parsing regexp: {problem}"
+        ) from problem
+
+
+def duration(value: str) -> int:
+    """The value of a flag such as `-wait=2s`, in nanoseconds."""
+    from registry.agent.durations import parse_duration
+
+    try:
+        return parse_duration(value)
+    except ValueError:
+        raise ValueError("parse error") from None

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from registry.cli.command import PROGRAM
-from registry.cli.main import COMMANDS, load
+from registry.cli.main import COMMANDS, load, longest_name
 
 #: Shell -> (its start file, the line that switches completion on).
 SHELLS = {
@@ -36,13 +36,11 @@ def complete(line: str, point: str | None) -> int:
 
 def _candidates(words: list[str], last: str) -> Iterable[str]:
     name = " ".join(word for word in words if not word.startswith("-"))
-    for length in (3, 2, 1):
-        command = " ".join(name.split()[:length])
-        if command in COMMANDS:
-            if not last.startswith("-"):
-                return []
-            flags = (f"-{flag.name}" for flag in load(command).all_flags)
-            return sorted(flag for flag in flags if flag.startswith(last))
+    if command := longest_name(name.split(), COMMANDS):
+        if not last.startswith("-"):
+            return []
+        flags = (f"-{flag.name}" for flag in load(command).all_flags)
+        return sorted(flag for flag in flags if flag.startswith(last))
     prefix = f"{name} " if name else ""
     below = {
         command.removeprefix(prefix).split()[0]

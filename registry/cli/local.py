@@ -24,11 +24,15 @@ def validate(call: Invocation) -> int:
 
     from registry.agent.validate import validate_paths
     from registry.errors import ConfigError
+    from registry.plugins import Plugins
 
     if not call.arguments:
         raise CommandError("Must specify at least one config file or directory")
     try:
-        validate_paths([Path(path) for path in call.arguments], call["config-format"])
+        # A plugin may bring types of checks and formats of files.
+        plugins = Plugins.load([Path(path) for path in call["plugin-dir"]])
+        paths = [Path(path) for path in call.arguments]
+        validate_paths(paths, call["config-format"], plugins)
     except ConfigError as problem:
         raise CommandError(f"Config validation failed: {problem}") from problem
     if not call["quiet"]:
@@ -68,6 +72,7 @@ COMMANDS = {
         validate,
         (
             Flag("config-format", "Read every file as hcl or json.", default=""),
+            Flag("plugin-dir", "Load plugins from here too; repeatable.", repeat=True),
             Flag("quiet", "Say nothing when all is well.", boolean, False),
         ),
         "",

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from importlib import import_module
 
-from registry.cli.command import PROGRAM, Command, CommandError, Invocation, UsageError, warn
+from registry.cli.command import (
+    PROGRAM,
+    Command,
+    CommandError,
+    Invocation,
+    UsageError,
+    warn,
+    write_utf8,
+)
 from registry.errors import RegistryError
 from registry.goflags import FlagError, HelpWanted, parse_flags
 
@@ -21,23 +29,44 @@ COMMANDS = {
     "catalog datacenters": ("catalog", "List datacenters"),
     "catalog nodes": ("catalog", "List nodes"),
     "catalog services": ("catalog", "List services"),
+    "config delete": ("config_entries", "Delete a configuration entry"),
+    "config list": ("config_entries", "List the configuration entries of a kind"),
+    "config read": ("config_entries", "Show a configuration entry"),
+    "config write": ("config_entries", "Create or replace a configuration entry"),
+    "debug": ("debug", "Collect what is needed to look into a problem"),
+    "event": ("event", "Fire a user event"),
+    "exec": ("remote_exec", "Run a command on many nodes"),
     "force-leave": ("cluster", "Move a failed member to the state left"),
     "info": ("cluster", "Show statistics of an agent"),
     "join": ("cluster", "Tell an agent to join a cluster"),
     "keygen": ("local", "Make a gossip encryption key"),
+    "keyring": ("keyring", "Manage gossip encryption keys"),
     "kv delete": ("kv", "Delete a key or a prefix"),
     "kv export": ("kv", "Print a prefix as JSON"),
     "kv get": ("kv", "Read keys"),
     "kv import": ("kv", "Write what export printed"),
     "kv put": ("kv", "Write a key"),
     "leave": ("cluster", "Make an agent leave gracefully"),
+    "lock": ("lock", "Run a program while holding a lock"),
+    "login": ("login", "Trade a bearer token for an ACL token"),
+    "logout": ("login", "Destroy a token from login"),
     "maint": ("maint", "Show or switch maintenance mode"),
     "members": ("cluster", "List the members of the cluster"),
     "monitor": ("cluster", "Follow the log of an agent"),
+    "operator autopilot get-config": ("operator", "Show the settings of autopilot"),
+    "operator autopilot set-config": ("operator", "Change the settings of autopilot"),
+    "operator raft list-peers": ("operator", "List the servers in the Raft configuration"),
+    "operator raft remove-peer": ("operator", "Remove a server from the Raft configuration"),
+    "plugins check": ("plugins", "Try out plugins without an agent"),
+    "plugins info": ("plugins", "Show one plugin of an agent"),
     "plugins list": ("plugins", "List the plugins of an agent"),
     "reload": ("cluster", "Make an agent read its configuration again"),
+    "rtt": ("rtt", "Estimate the round-trip time between two nodes"),
     "services deregister": ("services", "Deregister services from the agent"),
     "services register": ("services", "Register services with the agent"),
+    "snapshot inspect": ("snapshot", "Show what is in a snapshot file"),
+    "snapshot restore": ("snapshot", "Replace the state by that of a snapshot file"),
+    "snapshot save": ("snapshot", "Save the state into a file"),
     "validate": ("local", "Check configuration files"),
     "version": ("local", "Show the version"),
     "watch": ("watch", "Print a view once, or run a program on each change"),
@@ -45,10 +74,18 @@ COMMANDS = {
 
 GROUPS = {
     "catalog": "Look into the catalog",
+    "config": "Work with configuration entries",
     "kv": "Work with the key-value store",
+    "operator": "Look after a cluster's servers",
+    "operator autopilot": "See or change how dead servers are dealt with",
+    "operator raft": "See or repair the Raft configuration",
     "plugins": "Look at plugins",
     "services": "Work with an agent's services",
+    "snapshot": "Save, look into and restore the state of the servers",
 }
+
+#: The longest name of a command or group, in words.
+NAME_WORDS_MAX = 3
 
 HELP_WORDS = ("-h", "-help", "--help", "help")
 VERSION_WORDS = ("-v", "-version", "--version")
@@ -61,8 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from registry.cli.completion import complete
 
         return complete(os.environ["COMP_LINE"], os.environ.get("COMP_POINT"))
+    write_utf8()
     try:
-        return _dispatch(words)
+        status = _dispatch(words)
+        sys.stdout.flush()  # here, where a reader that has gone is no surprise
+        return status
     except CommandError as problem:
         warn(problem.text)
         return problem.status
@@ -90,17 +130,29 @@ def _dispatch(words: list[str]) -> int:
         from registry.cli.completion import install, uninstall
 
         return (install if first.endswith("-install") else uninstall)()
-    for length in (3, 2, 1):
-        name = " ".join(words[:length])
-        if name in COMMANDS:
-            return run(load(name), words[length:])
-    if first in GROUPS:
-        wanted = any(word in HELP_WORDS for word in words[1:])
-        if len(words) > 1 and not wanted:
-            warn(f"There is no command {PROGRAM} {first} {words[1]}.")
-        print(group_help(first), file=sys.stdout if wanted else sys.stderr)
-        return 0 if wanted else 1
+    if name := longest_name(words, COMMANDS):
+        return run(load(name), words[len(name.split()) :])
+    if group := longest_name(words, GROUPS):
+        return _show_group(group, words[len(group.split()) :])
     return _run_from_plugin(words)
+
+
+def longest_name(words: Sequence[str], names: Container[str]) -> str:
+    """The longest of these names that the words begin with, "" for none."""
+    for length in range(NAME_WORDS_MAX, 0, -1):
+        name = " ".join(words[:length])
+        if name in names:
+            return name
+    return ""
+
+
+def _show_group(group: str, words: list[str]) -> int:
+    """A group does nothing by itself: its help, and 1 unless that was what was asked for."""
+    wanted = any(word in HELP_WORDS for word in words)
+    if words and not wanted:
+        warn(f"There is no command {PROGRAM} {group} {words[0]}.")
+    print(group_help(group), file=sys.stdout if wanted else sys.stderr)
+    return 0 if wanted else 1
 
 
 def _show_help(words: list[str]) -> int:
@@ -109,8 +161,10 @@ def _show_help(words: list[str]) -> int:
         print(load(name).help())
     elif name in GROUPS:
         print(group_help(name))
+    elif words:
+        return _run_from_plugin([*words, "-h"])
     else:
-        print(overview())
+        print(overview() + _plugins_overview())
     return 0
 
 
@@ -155,18 +209,29 @@ def _run_from_plugin(words: list[str]) -> int:
 
 def overview() -> str:
     """The help text of the program as a whole."""
-    tops = {name: about for name, (_, about) in COMMANDS.items() if " " not in name} | GROUPS
+    tops = {name: about for name, (_, about) in COMMANDS.items()} | GROUPS
+    tops = {name: about for name, about in tops.items() if " " not in name}
     return (
         f"Usage: {PROGRAM} [--version] [--help] <command> [<args>]\n\n"
         "Available commands are:\n" + _listing(tops)
     )
 
 
+def _plugins_overview() -> str:
+    """What plugins add to the overview; only a wish for help is worth the time to load them."""
+    from registry.cli.plugins import cli_commands
+
+    found = {name: command.help for name, command in cli_commands().items()}
+    return "\n\nCommands of plugins:\n" + _listing(found) if found else ""
+
+
 def group_help(group: str) -> str:
+    """The help text of a group: what it is for, and its commands and groups."""
+    below = {name: about for name, (_, about) in COMMANDS.items()} | GROUPS
     below = {
         name.removeprefix(group + " "): about
-        for name, (_, about) in COMMANDS.items()
-        if name.startswith(group + " ")
+        for name, about in below.items()
+        if name.startswith(group + " ") and len(name.split()) == len(group.split()) + 1
     }
     return (
         f"Usage: {PROGRAM} {group} <subcommand> [options] [args]\n\n  {GROUPS[group]}.\n\n"

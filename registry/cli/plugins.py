@@ -1,12 +1,20 @@
-"""`plugins list`, and the commands that plugins bring along."""
+"""`plugins list`, `info` and `check`, and the commands that plugins bring along."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from registry.cli.command import PROGRAM, Command, CommandError, Invocation, say, table
+from registry.cli.command import (
+    PROGRAM,
+    Command,
+    CommandError,
+    Invocation,
+    only_argument,
+    say,
+    table,
+)
 from registry.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -33,11 +41,55 @@ def plugins_list(call: Invocation) -> int:
     return 0
 
 
-def find_command(words: list[str]) -> Callable[[], int] | None:
-    """What runs these words by a plugin's command, None when no installed plugin has one."""
+def info(call: Invocation) -> int:
+    name = only_argument(call, "NAME")
+    try:
+        found = call.client.get("/v1/agent/plugins").json()
+    except RegistryError as problem:
+        raise CommandError(f"Error listing plugins: {problem}") from problem
+    for plugin in found:
+        if plugin["Name"] == name:
+            _describe(plugin)
+            return 0
+    raise CommandError(f"The agent has no plugin {name} (see {PROGRAM} plugins list)")
+
+
+def _describe(plugin: dict[str, Any]) -> None:
+    rows = [
+        ["Name", plugin["Name"]],
+        ["Version", plugin["Version"] or "-"],
+        ["Source", plugin["Source"]],
+        ["Calls", f"{plugin['Calls']}, {plugin['TimeMs']} ms in all"],
+        *(["Hook", hook] for hook in plugin["Hooks"]),
+        *(["Error", str(error)] for error in plugin["Errors"]),
+    ]
+    say(table(rows))
+
+
+def check(call: Invocation) -> int:
+    """Load plugins as an agent would: 1 when one of them has errors."""
+    from pathlib import Path
+
     from registry.plugins import Plugins
 
-    commands = {command.name: command for command in Plugins.load().cli_commands()}
+    loaded = Plugins.load([Path(path) for path in call.arguments]).report()
+    for number, plugin in enumerate(loaded):
+        if number:
+            say("")
+        _describe(plugin)
+    return 1 if any(plugin["Errors"] for plugin in loaded) else 0
+
+
+def cli_commands() -> dict[str, CliCommand]:
+    """The commands of the installed plugins by name."""
+    from registry.plugins import Plugins
+
+    return {command.name: command for command in Plugins.load().cli_commands()}
+
+
+def find_command(words: list[str]) -> Callable[[], int] | None:
+    """What runs these words by a plugin's command, None when no installed plugin has one."""
+    commands = cli_commands()
     for length in range(min(3, len(words)), 0, -1):
         if command := commands.get(" ".join(words[:length])):
             return lambda: _run(command, words[length:])
@@ -62,5 +114,22 @@ COMMANDS = {
         plugins_list,
         (),
         "client",
+    ),
+    "plugins info": Command(
+        "plugins info",
+        "NAME",
+        "Shows one plugin of the agent: where it comes from, its hooks and what went wrong in it.",
+        info,
+        (),
+        "client",
+    ),
+    "plugins check": Command(
+        "plugins check",
+        "[DIRECTORY...]",
+        "Loads the installed plugins, and those of plugin directories, as an agent would, and\n"
+        "shows them. Ends with 1 when one of them has errors.",
+        check,
+        (),
+        "",
     ),
 }
