@@ -22,18 +22,29 @@ KIT = Path(
 )
 
 AREAS = (
+    "acl-disabled",
+    "agent-checks",
+    "agent-services",
+    "catalog",
+    "config-entries",
+    "consistency",
+    "coordinate",
+    "errors",
+    "event",
+    "filter",
+    "headers",
+    "health",
     "kv",
     "kv-blocking",
-    "catalog",
-    "health",
-    "agent-services",
-    "agent-checks",
+    "lock",
+    "operator",
+    "prepared-query",
+    "session",
+    "snapshot",
     "status",
-    "headers",
-    "consistency",
-    "errors",
+    "txn",
 )
-CLI_AREAS = ("cli-kv", "cli-catalog")
+CLI_AREAS = ("cli-kv", "cli-catalog", "cli-ops")
 
 MODES = {
     "dev": "agent -dev -config-dir {config_dir}",
