@@ -286,7 +286,9 @@ class RaftDriver:
         if (meta := self._log.pending_install) is not None:
             logger.warning("finishing the installation of snapshot %s after a restart", meta.id)
             self._install(meta)
-            self._store.sync()
+        # A killed process leaves writes that it never synced, and from here on the core takes all
+        # that is in the log for durable: so make it so, before it counts towards any promise.
+        self._store.sync()
         applied, first, last = (
             self._machine.applied_index,
             self._log.first_index(),
@@ -353,9 +355,7 @@ class RaftDriver:
     async def bootstrap(self, configuration: Configuration) -> None:
         """Begin a cluster while running, as one of `configuration` (R-55, R-58).
 
-        Raises `Rejected` when there is Raft state here already, be it only a vote. Needs no sync:
-        whatever this server promises next is synced behind it in the same WAL, and a crash before
-        that leaves a server that has promised nothing.
+        Raises `Rejected` when there is Raft state here already, be it only a vote.
         """
         await self._begin_anew("", lambda: self._log.begin(configuration))
 
@@ -375,10 +375,18 @@ class RaftDriver:
             if not self.is_blank:
                 raise Rejected("this server already holds Raft state")
             write()
+            # On the loop, for once in the life of a server: the new core takes what is written for
+            # durable, and may acknowledge it to a leader at once.
+            self._store.sync()
             self._core = self._new_core(cluster_id or self.cluster_id, restarted=False)
             future.set_result(None)
 
         await self._request(begin)
+
+    def campaign(self) -> None:
+        """Do not wait for the election timeout, as long as nobody leads."""
+        self._requests.append(lambda: None if self.leader_id else self._core.campaign())
+        self._wake()
 
     async def transfer(self, target: str | None = None) -> None:
         """Hand leadership to `target`, or to the voter that is best prepared (R-47).

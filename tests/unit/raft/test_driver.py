@@ -203,6 +203,23 @@ class TestOneServer:
             assert (first.result()[1], second.result()[1]) == (b"one", b"two")
             assert store.syncs <= before + 3
 
+    async def test_what_a_killed_process_left_unsynced_is_synced_first(self) -> None:
+        store = SlowSyncStore()
+        bootstrap(store, servers("a"), Identity("a"))
+        before = store.syncs
+        single(store)
+        assert store.syncs == before + 1, "its log counts as durable from the start"
+
+    async def test_bytes_held_by_proposals_are_given_back(self) -> None:
+        settings = RaftSettings(election_timeout_ms=100, proposal_bytes_max=1000)
+        driver = single(MemoryStore(), settings=settings)
+        async with running(driver), asyncio.timeout(5):
+            await driver.wait_for_leader()
+            for _ in range(5):
+                await driver.propose(b"x" * 900)
+            with pytest.raises(Overloaded):
+                await asyncio.gather(driver.propose(b"x" * 600), driver.propose(b"x" * 600))
+
     async def test_a_failed_sync_stops_the_server(self) -> None:
         store = SlowSyncStore()
         driver = single(store)
