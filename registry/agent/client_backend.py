@@ -124,8 +124,12 @@ class ClientBackend:
         rate: float = -1,
         burst: int = 1000,
         rng: random.Random | None = None,
+        count: Callable[[str], None] = lambda name: None,
     ) -> None:
+        """`rate` and `burst` bound what this agent asks (`limits.rpc_rate`); `count` is told the
+        name of each metric that goes up by one."""
         self._pool = pool
+        self._count = count
         self._hold_timeout_s = hold_timeout_s
         self._random = rng or random.Random()
         self.servers = ServerList(self._random)
@@ -208,7 +212,12 @@ class ClientBackend:
         waits_s: float = 0.0,
     ) -> T:
         """The answer of one server; `waits_s` is how long the question itself may take there."""
-        self.limit.take()
+        self._count("client.rpc")
+        try:
+            self.limit.take()
+        except Overloaded:
+            self._count("client.rpc.exceeded")
+            raise
         hold = Hold(self._hold_timeout_s, self._random)
         limit_s = waits_s + self._hold_timeout_s + _WAY_S
         failed = 0
@@ -224,12 +233,15 @@ class ClientBackend:
                 async with asyncio.timeout(limit_s):
                     return await ask(connection)
             except NoLeader:
+                self._count("client.rpc.failed")
                 # It may be cut off from the others: let the next request try another one.
                 self.servers.failed(server)
                 raise
             except Unreachable as problem:
+                self._count("client.rpc.failed")
                 logger.debug("server is unreachable: server=%s error=%s", server, problem)
             except (ConnectionLost, TimeoutError) as problem:
+                self._count("client.rpc.failed")
                 logger.warning("server failed: server=%s error=%s", server, problem or "no answer")
                 self.servers.failed(server)
                 if not repeatable:

@@ -35,7 +35,7 @@ class PoolSettings:
     connect_timeout_s: float = 3.0
     #: How often a peer that owes an answer is asked for a sign of life, and how long it may take.
     ping_interval_s: float = 1.0
-    silence_max_s: float = 4.0
+    silence_max_s: float = 3.0
     #: An unused connection is closed after so long.
     idle_max_s: float = 120.0
     limits: Limits = field(default_factory=Limits)

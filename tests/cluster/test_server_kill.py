@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,6 +59,17 @@ class ServerProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def freeze(self) -> None:
+        """Stop it without a word, as a machine that swaps or is suspended does."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def log(self) -> str:
         return (self._root / "log").read_text(errors="replace")[-3000:]
@@ -158,6 +170,61 @@ async def test_leaders_are_killed_under_load(
     # The election timeout is 1 s here, so that up to 2 s pass before anybody campaigns; what
     # matters to clients is that nobody is left waiting for much longer than that.
     assert max(gaps) < 5
+
+
+async def test_a_frozen_leader_is_left_behind_and_serves_nothing_stale(
+    servers: list[ServerProcess],
+) -> None:
+    """It answers nobody, closes nothing and, back again, believes to lead for a moment."""
+    client = ClientBackend(Pool(Hello("dc1", "test")))
+    client.set_servers([server.address for server in servers])
+    writers = [Writer(client, number) for number in range(8)]
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(client.run())
+        await asyncio.sleep(0)
+        leader = await leader_of(client, servers)
+        old = ClientBackend(Pool(Hello("dc1", "old")))
+        old.set_servers([leader.address])
+        running_old = group.create_task(old.run())
+        writing = [group.create_task(writer.run()) for writer in writers]
+        await _until(lambda: all(writer.acknowledged > 0 for writer in writers))
+        assert await old.leader_address() == leader.address
+        leader.freeze()
+        frozen_at = loop.time()
+        await _until(
+            lambda: all(each.times[-1] > frozen_at + 0.5 for each in writers),
+            "every writer goes on at the others",
+        )
+        assert loop.time() - frozen_at < 12
+        acknowledged = {writer.key: writer.acknowledged for writer in writers}
+        # Asked while it is frozen: the questions are the first thing it sees when it wakes.
+        asking = [group.create_task(_read(old, writer.key)) for writer in writers for _ in range(3)]
+        await asyncio.sleep(0.05)
+        leader.thaw()
+        for answer in asking:
+            key, value = await answer
+            assert value is None or value >= acknowledged[key], "a stale default read"
+        for task in [*writing, running, running_old]:
+            task.cancel()
+
+
+async def _read(client: ClientBackend, key: bytes) -> tuple[bytes, int | None]:
+    """A default read's value; None when the server did not answer."""
+    try:
+        result = await client.read(KvGet(key=key), ReadOptions())
+    except NoLeader:
+        return key, None
+    return key, int(result.value.value)
+
+
+async def _until(condition: Callable[[], bool], what: str = "") -> None:
+    try:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110 - of other processes
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(what) from None
 
 
 def _after(writers: list[Writer], moment: float) -> list[float]:

@@ -270,11 +270,13 @@ async def test_news_of_a_server_end_the_wait(cluster: LocalCluster) -> None:
 
 
 async def test_an_agent_may_be_limited(cluster: LocalCluster) -> None:
-    async with client_of(cluster.addresses, rate=0.0, burst=2) as client:
+    counted: list[str] = []
+    async with client_of(cluster.addresses, rate=0.0, burst=2, count=counted.append) as client:
         await client.leader_address()
         await client.leader_address()
         with pytest.raises(Overloaded, match="rpc rate limit exceeded"):
             await client.leader_address()
+    assert counted == ["client.rpc"] * 3 + ["client.rpc.exceeded"]
 
 
 # The list
