@@ -24,9 +24,10 @@ from registry.agent.anti_entropy import AntiEntropy, NodeFacts
 from registry.agent.autopilot import configured_autopilot
 from registry.agent.config import AgentConfig
 from registry.agent.config_following import ConfigPaths, edits
+from registry.agent.coordinates import CoordinateSync
 from registry.agent.durations import MILLISECOND, SECOND
 from registry.agent.events import LocalEvents, concerns
-from registry.agent.facade import AgentFacade
+from registry.agent.facade import AgentFacade, Backend, Membership
 from registry.agent.flags import AgentFlags
 from registry.agent.identity import node_id
 from registry.agent.loading import LoadedConfig, file_formats
@@ -47,6 +48,7 @@ from registry.rpc.server import RpcServerSettings
 from registry.server.network import NetworkSettings, ServerNetwork
 from registry.server.reconcile import LocalServerFacts
 from registry.server.server import Server, ServerSettings
+from registry.state.coordinates import Coordinate
 from registry.state.machine import StateMachine
 from registry.storage.store import Store
 
@@ -274,6 +276,8 @@ class Node:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(part.run()) for part in (local, sync, watches)]
+                if not config.disable_coordinates:
+                    tasks.append(group.create_task(self._coordinates(server, membership).run()))
                 if not config.disable_remote_exec:
                     tasks.append(group.create_task(RemoteExec(facade).run()))
                 watches.replace(self.loaded.watches)
@@ -282,6 +286,18 @@ class Node:
                     task.cancel()
         finally:
             await face.stop()
+
+    def _coordinates(self, backend: Backend, membership: Membership) -> CoordinateSync:
+        config = self.config
+        return CoordinateSync(
+            backend,
+            node=config.node_name,
+            datacenter=config.datacenter,
+            own=Coordinate,  # nobody to measure: the origin, where every node starts
+            interval_s=config.sync_coordinate_interval_min_ns / SECOND,
+            rate=config.sync_coordinate_rate_target,
+            cluster_size=lambda: len(membership.members()),
+        )
 
     async def _not_yet(self) -> Any:
         raise ConfigError("the agent is still starting; try again")

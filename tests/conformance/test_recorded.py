@@ -44,7 +44,7 @@ AREAS = (
     "status",
     "txn",
 )
-CLI_AREAS = ("cli-kv", "cli-catalog", "cli-ops")
+CLI_AREAS = ("cli-kv", "cli-catalog", "cli-members", "cli-ops")
 
 MODES = {
     "dev": "agent -dev -config-dir {config_dir}",
