@@ -21,7 +21,6 @@ import msgspec
 from registry.agent.events import UserEvent
 from registry.agent.facade import AgentFacade
 from registry.agent.processes import CannotStart, run_process
-from registry.errors import RegistryError
 from registry.state.base import ReadOptions
 from registry.state.kv import KvGet
 from registry.state.locks import KvLock
@@ -111,14 +110,14 @@ class RemoteExec:
                 await self._agent.events.wait(WAIT_SECONDS)
 
     async def _take(self, event: UserEvent) -> None:
-        """One job; what goes wrong with it is logged and concerns no other."""
+        """One job: a rim, since whatever goes wrong with it concerns no other and not the agent."""
         try:
             note = msgspec.json.decode(event.payload, type=_Note)
             base = f"{note.prefix}/{note.session}"
             async with self._free:
                 await self._execute(note.session, base)
-        except (RegistryError, msgspec.DecodeError, ValueError, OSError) as problem:
-            logger.warning("remote exec failed: event=%s error=%s", event.id, problem)
+        except Exception:
+            logger.warning("remote exec failed: event=%s", event.id, exc_info=True)
 
     async def _execute(self, session: str, base: str) -> None:
         job = await self._job(f"{base}/job")
