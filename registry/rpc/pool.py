@@ -78,12 +78,14 @@ class Pool:
         #: All that have not ended, those that their peer is about to end included.
         self._connections: set[Connection] = set()
         self._tasks: asyncio.TaskGroup | None = None
+        self._begun = asyncio.Event()
 
     async def run(self) -> None:
         """Dial and watch over connections until cancelled; then all of them are closed."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
+                self._begun.set()
                 while True:
                     await asyncio.sleep(self._settings.ping_interval_s)
                     self._look_after()
@@ -95,10 +97,11 @@ class Pool:
             self._peers.clear()
 
     async def connect(self, address: str) -> Connection:
-        """The connection to `address`, dialled if need be.
+        """The connection to `address`, dialled if need be; waits until `run` has begun.
 
         Raises `Unreachable`, at once while the peer is being left alone.
         """
+        await self._begun.wait()
         peer = self._peer(address)
         if peer.connection is not None:
             if peer.connection.is_open:
@@ -108,7 +111,7 @@ class Pool:
             if (pause := peer.backoff.remaining(self._clock())) > 0:
                 raise Unreachable(address, f"it did not answer; next try in {pause:.3f} s")
             if self._tasks is None:
-                raise Unreachable(address, "this agent is not running")
+                raise Unreachable(address, "this agent is stopping")
             peer.dialling = asyncio.get_running_loop().create_future()
             self._tasks.create_task(self._dial(address, peer), name=f"rpc-dial-{address}")
         # Shielded: whoever waits may go away, the others still want the connection.

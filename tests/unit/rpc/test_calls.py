@@ -464,9 +464,15 @@ async def test_unused_connections_are_closed(handlers: Handlers) -> None:
         await until(lambda: server.connections == 0)
 
 
-async def test_a_pool_that_is_not_running_reaches_nobody(address: str) -> None:
-    with pytest.raises(Unreachable, match="not running"):
-        await Pool(CLIENT).connect(address)
+async def test_calls_wait_until_the_pool_runs_and_fail_once_it_has_ended(address: str) -> None:
+    pool = Pool(CLIENT)
+    async with asyncio.TaskGroup() as group:
+        early = group.create_task(pool.call(address, "echo", b""))
+        await asyncio.sleep(0)
+        async with running(pool):
+            assert await early == b"client:"
+    with pytest.raises(Unreachable, match="stopping"):
+        await pool.connect(address)
 
 
 async def test_a_forgotten_peer_still_answers_what_was_asked(
