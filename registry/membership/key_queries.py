@@ -60,6 +60,11 @@ def is_key_query(name: str) -> bool:
     return name in (INSTALL, USE, REMOVE, LIST)
 
 
+def encode_request(key: bytes = b"") -> bytes:
+    """The payload of a key query; listing takes no key."""
+    return encode(KeyRequest(key))
+
+
 def obey(name: str, payload: bytes, ring: Ring | None) -> KeyResponse:
     """Do what the query says, at once, and give the answer to it."""
     if ring is None:
