@@ -169,11 +169,11 @@ def read_service(
     """
     read = _Reading(source, check_types)
     found = read.members(mapping, _SERVICE, where, "structs.ServiceDefinition")
-    one = [found.pop("check")] if "check" in found else []
+    # An empty `check` is none: templates leave it in. One among `checks` is judged like any other.
+    check = found.pop("check", CheckDefinition())
+    one = [] if check == CheckDefinition() else [check]
     many = found.pop("checks", [])
-    checks = [*one, *many] if source == "http" else [*many, *one]
-    # An empty check is no check (both forms are often left in by templates).
-    found["checks"] = tuple(check for check in checks if check != CheckDefinition())
+    found["checks"] = tuple([*one, *many] if source == "http" else [*many, *one])
     return ServiceDefinition(**({"name": ""} | found))
 
 
@@ -295,8 +295,9 @@ class _Reading:
 
     def _checks(self, path: str, value: Any) -> list[CheckDefinition]:
         return [
-            self.check(item if item is not None else {}, _SERVICE_CHECK, f"{path}[{number}]")
+            self.check(item, _SERVICE_CHECK, f"{path}[{number}]")
             for number, item in enumerate(self.items(path, value))
+            if item is not None
         ]
 
     def _weights(self, path: str, value: Any) -> Weights:

@@ -97,7 +97,9 @@ def _shown(record: AutopilotRecord) -> dict[str, Any]:
 async def set_autopilot(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     try:
-        settings = autopilot_settings(decode_json(request, await request.body()))
+        body = await request.body()
+        given = decode_json(request, body)
+        settings = autopilot_settings({} if given is None and body.strip() else given)
     except HttpError as problem:
         if problem.status != 400:
             raise
@@ -242,6 +244,8 @@ async def change_keys(request: ApiRequest) -> ApiResponse:
         raise HttpError(problem.status, f"Bad request: {problem.text}") from problem
     if not isinstance(body, dict):
         raise _bad("Request decode failed: the body must be an object with a Key")
+    if any(name.lower() == "key" and not isinstance(key, str | None) for name, key in body.items()):
+        raise _bad("Request decode failed: the Key must be a string")
     _relay_factor(request)
     if _local_only(request):
         raise _bad("Invalid use of local-only: local-only can only be set for list requests")

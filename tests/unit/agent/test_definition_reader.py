@@ -93,8 +93,14 @@ def test_both_spellings_of_a_service(mapping: dict[str, Any], source: Any) -> No
     ],
 )
 def test_check_and_checks_are_added_together(source: Any, order: list[str]) -> None:
-    mapping = {"name": "x", "check": {"name": "one"}, "checks": [{"name": "two"}, {}]}
+    mapping = {"name": "x", "check": {"name": "one"}, "checks": [{"name": "two"}, None]}
     assert [check.name for check in read_service(mapping, source=source).checks] == order
+
+
+@pytest.mark.parametrize("source", ["file", "http"])
+def test_only_a_single_check_may_be_left_empty(source: Any) -> None:
+    assert read_service({"name": "x", "check": {}}, source=source).checks == ()
+    assert read_service({"name": "x", "checks": [{}]}, source=source).checks == (CheckDefinition(),)
 
 
 CHECK = CheckDefinition(

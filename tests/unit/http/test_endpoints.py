@@ -236,6 +236,14 @@ async def test_autopilot_settings_are_those_of_the_configuration_until_set(
     assert after["CleanupDeadServers"] is False
 
 
+async def test_autopilot_settings_of_null_are_those_of_an_empty_object(
+    client: httpx.AsyncClient,
+) -> None:
+    path = "/v1/operator/autopilot/configuration"
+    assert (await client.put(path, content=b" null ")).json() is True
+    assert (await client.get(path)).json()["MaxTrailingLogs"] == 0
+
+
 async def test_autopilot_settings_can_be_set_if_unchanged(client: httpx.AsyncClient) -> None:
     path = "/v1/operator/autopilot/configuration"
     assert (await client.put(f"{path}?cas=7", json={})).json() is False
@@ -300,6 +308,7 @@ async def test_removing_peers(serve: Any, query: str, status: int, text: str) ->
         ("GET", "local-only=x", b"", 400, "Bad request: Error parsing local-only: "),
         ("POST", "", b"{", 400, "Bad request: Request decode failed: "),
         ("POST", "local-only=true", b'{"Key":"x"}', 400, "Bad request: Invalid use of local-only"),
+        ("PUT", "", b'{"key":5}', 400, "Bad request: Request decode failed: "),
         ("DELETE", "", b'{"Key":"x"}', 500, "no gossip encryption is in use on this agent"),
     ],
 )
