@@ -18,13 +18,14 @@ import msgspec
 from registry.errors import RegistryError, RemoteProtocolError
 from registry.rpc.connection import Connection
 from registry.server.autopilot import AutopilotReport
+from registry.server.bootstrap import PeersAnswer
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 from registry.state.machine import encode_command, encode_query
 from registry.state.results import decode_result
 
 WRITE, READ, FACTS, REMOVE_SERVER = "write", "read", "facts", "remove-server"
-AUTOPILOT = "autopilot"
+AUTOPILOT, PEERS = "autopilot", "raft.peers"
 DUMP_OPEN, DUMP_NEXT, DUMP_CLOSE = "dump-open", "dump-next", "dump-close"
 
 #: A state up to this size is kept in memory while it is handed on, a larger one in a file.
@@ -130,6 +131,11 @@ async def remove_server(connection: Connection, server_id: str, hop: int) -> Non
 async def autopilot_health(connection: Connection, hop: int) -> AutopilotReport:
     """How the leader sees the servers."""
     return decode(await connection.call(AUTOPILOT, encode(AutopilotCall(hop))), AutopilotReport)
+
+
+async def raft_peers(connection: Connection) -> PeersAnswer:
+    """Whether a server is part of a cluster already, and of which."""
+    return decode(await connection.call(PEERS, b""), PeersAnswer)
 
 
 async def open_dump(connection: Connection, hop: int) -> StateDump:

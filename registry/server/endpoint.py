@@ -11,6 +11,7 @@ from registry.errors import Corrupt, NotFound, Overloaded, RemoteProtocolError
 from registry.rpc.server import Caller, Handler
 from registry.server import calls
 from registry.server.autopilot import AutopilotReport
+from registry.server.bootstrap import PeersAnswer
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 from registry.state.machine import decode_command, decode_query
@@ -32,6 +33,7 @@ class Answering(Protocol):
     async def remove_server_here(self, server_id: str) -> None: ...
     async def autopilot_health(self) -> AutopilotReport: ...
     async def autopilot_health_here(self) -> AutopilotReport: ...
+    def peers(self) -> PeersAnswer: ...
     async def open_dump(self) -> StateDump: ...
     async def open_dump_here(self) -> StateDump: ...
     async def facts(self) -> calls.ServerFacts: ...
@@ -75,6 +77,7 @@ class Endpoint:
             calls.FACTS: self.facts,
             calls.REMOVE_SERVER: self.remove_server,
             calls.AUTOPILOT: self.autopilot_health,
+            calls.PEERS: self.raft_peers,
             calls.DUMP_OPEN: self.open_dump,
             calls.DUMP_NEXT: self.next_of_dump,
             calls.DUMP_CLOSE: self.close_dump,
@@ -121,6 +124,9 @@ class Endpoint:
         call = calls.decode(body, calls.AutopilotCall)
         ask = self._server.autopilot_health_here if call.hop else self._server.autopilot_health
         return calls.encode(await ask())
+
+    async def raft_peers(self, caller: Caller, body: bytes) -> bytes:
+        return calls.encode(self._server.peers())
 
     async def open_dump(self, caller: Caller, body: bytes) -> bytes:
         call = calls.decode(body, calls.DumpCall)

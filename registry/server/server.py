@@ -25,10 +25,18 @@ from registry.rpc.pool import Pool
 from registry.rpc.stream import Hello
 from registry.server import calls
 from registry.server.autopilot import DEFAULT_SETTINGS, AutopilotReport
+from registry.server.bootstrap import Bootstrap, PeersAnswer, peers_answer
 from registry.server.endpoint import Endpoint
 from registry.server.forwarding import Forwarding
 from registry.server.leader import LeaderDuties
-from registry.server.members import servers_of
+from registry.server.members import (
+    MemberPool,
+    MemberStatus,
+    PoolMember,
+    ServerMember,
+    server_of,
+    servers_of,
+)
 from registry.server.network import ServerNetwork
 from registry.server.reads import Reads
 from registry.server.reconcile import LocalServerFacts
@@ -52,6 +60,8 @@ class ServerSettings:
     leave_drain_s: float = 5.0
     #: Holds until an operator sets something else for the whole cluster.
     autopilot: AutopilotSettings = DEFAULT_SETTINGS
+    #: With how many servers a cluster is founded, if there is none; 0: wait to be added to one.
+    bootstrap_expect: int = 0
 
 
 class Server:
@@ -74,8 +84,17 @@ class Server:
         self.duties = LeaderDuties(
             settings.facts, machine, self, driver, autopilot=settings.autopilot
         )
-        pool = network.pool if network else Pool(Hello("", ""))
-        self.forwarding = Forwarding(driver, pool, hold_timeout_s=settings.hold_timeout_s)
+        self.bootstrap = Bootstrap(
+            expect=settings.bootstrap_expect,
+            datacenter=settings.facts.datacenter,
+            consensus=driver,
+            pool=lambda: self.duties.pool,
+            ask=self._ask_peers,
+        )
+        self._connections = network.pool if network else Pool(Hello("", ""))
+        self.forwarding = Forwarding(
+            driver, self._connections, hold_timeout_s=settings.hold_timeout_s
+        )
         driver.on_role_change = self._role_changed
         if network is not None:
             network.transport.attach(driver)
@@ -88,6 +107,28 @@ class Server:
                 group.create_task(self.network.run())
             group.create_task(self.driver.run())
             group.create_task(self.duties.run())
+            group.create_task(self.bootstrap.run())
+
+    def attach(self, pool: MemberPool) -> None:
+        """Follow this gossip pool from now on; until then the server is a pool of its own."""
+        self.duties.attach(pool)
+        self.bootstrap.members_changed()
+
+    def member_changed(self, member: PoolMember) -> None:
+        """News of a member of the pool; one that it has forgotten comes as REAPED. Never waits."""
+        server = server_of(member)
+        if self.network is not None and server is not None and member.status is MemberStatus.ALIVE:
+            self.network.revive(server.rpc_address)
+        self.duties.member_changed(member)
+        self.bootstrap.members_changed()
+
+    def peers(self) -> PeersAnswer:
+        """What is answered to a server that has not begun yet."""
+        members = self.duties.pool.members()
+        return peers_answer(self.driver, servers_of(members, self.settings.facts.datacenter))
+
+    async def _ask_peers(self, server: ServerMember) -> PeersAnswer:
+        return await calls.raft_peers(await self._connections.connect(server.rpc_address))
 
     def _role_changed(self, change: RoleChange) -> None:
         self.duties.role_changed(change)
