@@ -75,10 +75,13 @@ def find_files(
                     if entry.is_file() and (config_format or entry.suffix.lower() in formats)
                 )
                 continue
+            missing = not path.exists()
         except OSError as error:
             raise ConfigError(_reason(error), file=given) from None
         except ValueError as error:  # a zero byte in the name
             raise ConfigError(str(error), file=given.replace("\0", "\\0")) from None
+        if missing:
+            raise ConfigError("no such file or directory", file=given)
         if not config_format and path.suffix.lower() not in formats:
             known = " or ".join(sorted(formats))
             raise ConfigError(

@@ -30,6 +30,7 @@ from registry.agent.events import LocalEvents, concerns
 from registry.agent.facade import AgentFacade, Backend, Membership
 from registry.agent.flags import AgentFlags
 from registry.agent.identity import node_id
+from registry.agent.joining import join_at_start, join_plans, keep_joining
 from registry.agent.loading import LoadedConfig, file_formats
 from registry.agent.local import LocalSettings, LocalState
 from registry.agent.logs import LogTap
@@ -281,11 +282,28 @@ class Node:
                 if not config.disable_remote_exec:
                     tasks.append(group.create_task(RemoteExec(facade).run()))
                 watches.replace(self.loaded.watches)
+                await self._join_at_start(membership)
+                tasks += [
+                    group.create_task(keep_joining(membership, plan)) for plan in join_plans(config)
+                ]
                 yield reloader
                 for task in tasks:
                     task.cancel()
         finally:
             await face.stop()
+
+    async def _join_at_start(self, membership: Membership) -> None:
+        """Join what must be there; a signal ends the wait for it."""
+        async with asyncio.TaskGroup() as group:
+            stopping = group.create_task(self._stopping.wait())
+            joining = [
+                group.create_task(join_at_start(membership, plan))
+                for plan in join_plans(self.config)
+            ]
+            joined = group.create_task(asyncio.wait(joining))
+            await asyncio.wait((stopping, joined), return_when=asyncio.FIRST_COMPLETED)
+            for task in (stopping, joined, *joining):
+                task.cancel()
 
     def _coordinates(self, backend: Backend, membership: Membership) -> CoordinateSync:
         config = self.config

@@ -223,10 +223,11 @@ def test_errors_name_file_line_and_key(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there() -> None:
+@pytest.mark.parametrize("flag", ["-config-file=/nowhere/a.json", "-config-dir=/nowhere/conf.d"])
+def test_a_path_that_is_not_there(flag: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load("-dev", "-config-file=/nowhere/a.json")
-    assert str(caught.value) == "/nowhere/a.json: no such file or directory"
+        load("-dev", flag)
+    assert str(caught.value) == f"{flag.partition('=')[2]}: no such file or directory"
 
 
 def test_an_unknown_format() -> None:
