@@ -1,0 +1,121 @@
+"""The nodes that the lower layer knows, in the order in which they are probed.
+
+The list is walked from front to back and shuffled at its end, so that each node is probed within
+two rounds at the latest; new ones go to a random place (SWIM, section 4.3). A node that is dropped
+leaves the list only at its end: dropping many costs no more than dropping one.
+
+Source: gossip sheet, sections 5.1, 5.5 and 5.7.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from registry.membership.addresses import Address
+from registry.membership.seam import Node, NodeState, Versions
+from registry.membership.suspicion import Suspicion
+
+
+@dataclass(slots=True, eq=False)
+class NodeEntry:
+    """What we believe of one node.
+
+    Invariant: `suspicion` is set exactly while `state` is SUSPECT.
+    """
+
+    name: str
+    address: Address
+    meta: bytes
+    versions: Versions
+    incarnation: int
+    state: NodeState
+    changed_ms: float  # when `state` became what it is
+    suspicion: Suspicion | None = None
+    is_dropped: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        return self.state in (NodeState.DEAD, NodeState.LEFT)
+
+    def change(self, state: NodeState, now_ms: float) -> None:
+        if state is not self.state:
+            self.state, self.changed_ms = state, now_ms
+
+    def view(self) -> Node:
+        return Node(self.name, self.address, self.meta, self.incarnation, self.state, self.versions)
+
+
+class NodeTable:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._entries: dict[str, NodeEntry] = {}
+        self._by_address: dict[Address, NodeEntry] = {}
+        self._order: list[NodeEntry] = []
+        self._position = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[NodeEntry]:
+        return iter(self._entries.values())
+
+    def get(self, name: str) -> NodeEntry | None:
+        return self._entries.get(name)
+
+    def at(self, address: Address) -> NodeEntry | None:
+        """Who was last heard of there."""
+        return self._by_address.get(address)
+
+    def add(self, entry: NodeEntry) -> None:
+        self._entries[entry.name] = entry
+        self._by_address[entry.address] = entry
+        self._order.append(entry)
+        other = self._rng.randrange(len(self._order))
+        self._order[-1], self._order[other] = self._order[other], self._order[-1]
+
+    def move(self, entry: NodeEntry, address: Address) -> None:
+        """The node has another address now."""
+        self._forget_address(entry)
+        entry.address = address
+        self._by_address[address] = entry
+
+    def drop(self, entry: NodeEntry) -> None:
+        del self._entries[entry.name]
+        self._forget_address(entry)
+        entry.is_dropped = True
+
+    def _forget_address(self, entry: NodeEntry) -> None:
+        if self._by_address.get(entry.address) is entry:
+            del self._by_address[entry.address]
+
+    def next_to_probe(
+        self, fits: Callable[[NodeEntry], bool], at_wrap: Callable[[], None]
+    ) -> NodeEntry | None:
+        """The next node that fits; `at_wrap` is called at the end of each round, to drop nodes."""
+        for _ in range(len(self._order) + 1):
+            if self._position >= len(self._order):
+                at_wrap()
+                self._order = list(self._entries.values())
+                self._rng.shuffle(self._order)
+                self._position = 0
+                if not self._order:
+                    return None
+            entry = self._order[self._position]
+            self._position += 1
+            if not entry.is_dropped and fits(entry):
+                return entry
+        return None
+
+    def choose(self, count: int, fits: Callable[[NodeEntry], bool]) -> list[NodeEntry]:
+        """Up to `count` random nodes that fit; in a bad pool fewer than there are."""
+        chosen: list[NodeEntry] = []
+        total = len(self._order)
+        for _ in range(3 * total):
+            entry = self._order[int(self._rng.random() * total)]
+            if not entry.is_dropped and entry not in chosen and fits(entry):
+                chosen.append(entry)
+                if len(chosen) == count:
+                    break
+        return chosen
