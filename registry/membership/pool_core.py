@@ -46,37 +46,40 @@ PoolOutput: TypeAlias = (
 
 
 class PoolCore:
-    """One member. Inputs take the present time; afterwards `take_output` has what they led to."""
+    """One member. Inputs take the present time; afterwards `take_output` has what they led to.
 
-    def __init__(self, swim: Swim, serf: SerfCore, now_ms: int) -> None:
+    Times may have a fraction, which only the measuring of round trips cares for.
+    """
+
+    def __init__(self, swim: Swim, serf: SerfCore, now_ms: float) -> None:
         self.swim = swim
         self.serf = serf
-        self.serf.at(now_ms)
+        self.serf.at(int(now_ms))
         self.swim.start(serf, now_ms)
 
-    def at(self, now_ms: int) -> None:
+    def at(self, now_ms: float) -> None:
         """What is asked of `serf` or `swim` next happens now."""
-        self.serf.at(now_ms)
+        self.serf.at(int(now_ms))
         self.swim.at(now_ms)
 
-    def advance(self, now_ms: int) -> None:
-        self.serf.at(now_ms)
+    def advance(self, now_ms: float) -> None:
+        self.serf.at(int(now_ms))
         self.swim.advance(now_ms)
         self.serf.advance()
 
     def next_deadline_ms(self) -> int:
         return min(self.swim.next_deadline_ms(), self.serf.next_deadline_ms())
 
-    def receive_packet(self, data: bytes, source: Address, now_ms: int) -> None:
-        self.serf.at(now_ms)
+    def receive_packet(self, data: bytes, source: Address, now_ms: float) -> None:
+        self.serf.at(int(now_ms))
         self.swim.receive_packet(data, source, now_ms)
 
-    def receive_stream_request(self, data: bytes, source: Address, now_ms: int) -> bytes | None:
-        self.serf.at(now_ms)
+    def receive_stream_request(self, data: bytes, source: Address, now_ms: float) -> bytes | None:
+        self.serf.at(int(now_ms))
         return self.swim.receive_stream_request(data, source, now_ms)
 
-    def stream_reply(self, token: int, data: bytes | None, now_ms: int) -> None:
-        self.serf.at(now_ms)
+    def stream_reply(self, token: int, data: bytes | None, now_ms: float) -> None:
+        self.serf.at(int(now_ms))
         self.swim.stream_reply(token, data, now_ms)
 
     def take_output(self) -> list[PoolOutput]:
