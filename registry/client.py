@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
-from registry.errors import ConfigError, Rejected, Unavailable
+from registry.errors import ConfigError, Rejected, RemoteProtocolError, Unavailable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8500"
 
@@ -78,7 +78,13 @@ class Response:
     body: bytes = field(repr=False)
 
     def json(self) -> Any:
-        return json.loads(self.body) if self.body else None
+        """The body's value, None when it is empty. Raises `RemoteProtocolError`."""
+        try:
+            return json.loads(self.body) if self.body else None
+        except ValueError as problem:
+            raise RemoteProtocolError(
+                f"the answer is not JSON ({problem}); is this the address of an agent?"
+            ) from problem
 
     @property
     def text(self) -> str:
@@ -210,10 +216,10 @@ class Client:
         return http.client.HTTPConnection(host, port, timeout=timeout)
 
     def _unreachable(self, method: str, target: str, problem: Exception) -> AgentUnreachable:
-        parts = urlsplit(self._url)
         reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-        if isinstance(problem, ConnectionRefusedError):
-            reason = f"dial tcp {parts.netloc}: connect: connection refused"
+        if isinstance(problem, ConnectionRefusedError | FileNotFoundError | PermissionError):
+            place = f"unix {self._unix}" if self._unix else f"tcp {urlsplit(self._url).netloc}"
+            reason = f"dial {place}: connect: {reason.lower()}"
         return AgentUnreachable(method, self._url + target, reason)
 
     # Conveniences for examples and plugins.

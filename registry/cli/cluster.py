@@ -6,7 +6,7 @@ import re
 import sys
 from typing import Any
 
-from registry.cli.command import Command, CommandError, Invocation, UsageError, say, table
+from registry.cli.command import Command, CommandError, Invocation, UsageError, say, table, warn
 from registry.client import key_path
 from registry.errors import RegistryError
 from registry.goflags import Flag, boolean
@@ -138,14 +138,18 @@ def reload(call: Invocation) -> int:
 
 def monitor(call: Invocation) -> int:
     parameters = {"loglevel": call["log-level"], "logjson": "true" if call["log-json"] else None}
+    started = False
     try:
         for chunk in call.client.stream("/v1/agent/monitor", parameters):
+            started = True
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
     except KeyboardInterrupt:
         return 0
     except RegistryError as problem:
-        raise CommandError(f"Error starting monitor: {problem}") from problem
+        if not started:
+            raise CommandError(f"Error starting monitor: {problem}") from problem
+    warn("The agent ended the monitor; it has stopped or crashed.")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -147,8 +148,8 @@ def say_bytes(data: bytes) -> None:
 
 
 def warn(text: str) -> None:
-    """One message on standard error, red on a terminal."""
-    if sys.stderr.isatty():
+    """One message on standard error, red on a terminal unless NO_COLOR is set."""
+    if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
         text = f"\033[31m{text}\033[0m"
     print(text, file=sys.stderr)
 

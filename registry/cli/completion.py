@@ -71,12 +71,14 @@ def _edit(shell: str, *, present: bool) -> bool:
     if not path.exists():
         return False
     wanted = line.format(program=shutil.which(PROGRAM) or PROGRAM)
-    lines = path.read_text().splitlines()
+    lines = path.read_text("utf-8", "surrogateescape").splitlines()
+    if present and wanted in lines:
+        return False
     kept = [each for each in lines if not each.endswith(f" {PROGRAM}") or "complete" not in each]
     if present:
         kept.append(wanted)
     if kept == lines:
         return False
-    path.write_text("\n".join(kept) + "\n")
+    path.write_text("".join(f"{line}\n" for line in kept), "utf-8", "surrogateescape")
     print(f"{'Installed into' if present else 'Removed from'} {path}; open a new shell to use it.")
     return True

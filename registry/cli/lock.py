@@ -220,7 +220,7 @@ COMMANDS: dict[str, Any] = {
         lock,
         (
             Flag("child-exit-code", "End with 2 when the program fails.", boolean, False),
-            Flag("monitor-retry", "Errors 500 to stand before the lock is lost.", integer, 3),
+            Flag("monitor-retry", "Failed looks at the lock to bear; default 3.", integer, 3),
             Flag("n", "How many may hold it at once; more than 1 is a semaphore.", integer, 1),
             Flag("name", "Name of the session.", default=""),
             Flag("pass-stdin", "Give standard input to the program.", boolean, False),

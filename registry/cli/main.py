@@ -111,10 +111,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         # The reader has gone (`registry kv export | head`): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
+        return 1
+    except OSError as problem:
+        warn(f"Error: {problem.strerror or problem}")
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -158,8 +167,8 @@ def _show_group(group: str, words: list[str]) -> int:
 def _show_help(words: list[str]) -> int:
     name = " ".join(words)
     if name in COMMANDS:
-        print(load(name).help())
-    elif name in GROUPS:
+        return run(load(name), ["-h"])
+    if name in GROUPS:
         print(group_help(name))
     elif words:
         return _run_from_plugin([*words, "-h"])

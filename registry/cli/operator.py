@@ -147,7 +147,11 @@ COMMANDS = {
         "Changes the settings that are given and keeps the others.",
         set_config,
         (
-            Flag("cleanup-dead-servers", "Remove dead servers when a new one joins.", boolean),
+            Flag(
+                "cleanup-dead-servers",
+                "Remove dead servers when a new one joins; =false keeps them.",
+                boolean,
+            ),
             Flag(
                 "last-contact-threshold",
                 "A server that has not heard from the leader for so long is unhealthy.",

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from registry.cli.command import Command, CommandError, Invocation, UsageError, say, warn
-from registry.client import Response
+from registry.client import AgentUnreachable, Response
 from registry.errors import RegistryError
 from registry.goflags import Flag, boolean
 from registry.watch_views import TYPES, WatchError, encode, endpoint, new_events, view
@@ -65,6 +65,8 @@ def _run_on_change(call: Invocation, kind: str, path: str, parameters: dict[str,
         try:
             answer = _ask(call, path, parameters, index)
         except RegistryError as problem:
+            if last is None and isinstance(problem, AgentUnreachable):
+                raise CommandError(f"Error querying registry agent: {problem}") from problem
             failures += 1
             pause = min(RETRY_SECONDS * failures**2, RETRY_SECONDS_MAX)
             warn(f"Watch errored, retrying in {pause:.0f} s: {problem}")
@@ -73,7 +75,8 @@ def _run_on_change(call: Invocation, kind: str, path: str, parameters: dict[str,
         failures = 0
         data = _data(kind, answer, index)
         # An index that went back means that the state was replaced: start anew.
-        index = 0 if answer.index < index and kind != "event" else answer.index
+        went_back = answer.index < index and kind != "event"
+        index = 0 if went_back else max(1, answer.index)  # 0 would not wait at all
         text = encode(data)
         changed = bool(data) or last is None if kind == "event" else text != last
         if changed:

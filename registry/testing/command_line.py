@@ -1,0 +1,81 @@
+"""For tests of commands: how one ended, and an agent whose answers the test lays out."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, NamedTuple
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+#: `run("kv", "get", "a", stdin=b"")`
+Run = Callable[..., Outcome]
+
+
+class Request(NamedTuple):
+    """What the stub was asked."""
+
+    method: str
+    path: str  # with the query
+    body: bytes
+    headers: dict[str, str]
+
+
+class Stub:
+    """An HTTP server with answers by "METHOD /path"; all else is 404."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, bytes]] = {}
+        self.requests: list[Request] = []
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                stub.requests.append(Request(self.command, self.path, body, headers))
+                known = f"{self.command} {self.path.partition('?')[0]}"
+                status, answer = stub.answers.get(known, (404, b"404 page not found"))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_GET = do_PUT = do_POST = do_DELETE = handle_any
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Not on standard error, where tests look."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_port}"
+
+    def answer(self, what: str, value: Any, status: int = 200) -> None:
+        """JSON, or bytes as they are."""
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.answers[what] = (status, body)
+
+    def __enter__(self) -> Stub:
+        serve = self.server.serve_forever
+        self._thread = threading.Thread(target=serve, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.server.shutdown()
+        self._thread.join()
+        self.server.server_close()
