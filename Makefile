@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -n 2
 CAMPAIGN_RUNS ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types layers format campaign crash-campaign clean
+.PHONY: help run test check lint types layers format campaign crash-campaign membership-campaign clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ campaign: $(VENV)/.test  ## a long run of the consensus simulation (CAMPAIGN_RUN
 
 crash-campaign: $(VENV)/.test  ## kill -9 at 200 random moments under a write load
 	REGISTRY_CRASH_ROUNDS=200 $(BIN)/python -m pytest tests/cluster/test_crash.py -s
+
+membership-campaign: $(VENV)/.test  ## the long forms of the membership simulation: 200 nodes, an hour
+	REGISTRY_MEMBERSHIP_LONG=1 $(BIN)/python -m pytest tests/simulation/test_membership.py -s
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

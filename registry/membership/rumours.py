@@ -84,9 +84,13 @@ class Rumours:
     def alive(self, message: Alive) -> None:
         context = self._context
         is_self = message.node == context.name
-        if (is_self and context.is_leaving) or not self._is_acceptable(message):
-            return
         entry = context.nodes.get(message.node)
+        if (is_self and context.is_leaving) or (
+            entry is not None and _is_old(message, entry, is_self=is_self)
+        ):
+            return
+        if not self._is_acceptable(message):
+            return
         if entry is None:
             if len(context.nodes) >= NODES_MAX:
                 context.drop("too-many-nodes", f"node={message.node}")
@@ -240,6 +244,16 @@ class Rumours:
 
     def _broadcast(self, entry: NodeEntry, message: Encodable) -> Broadcast:
         return self._context.queue.add(entry.name, encode(message))
+
+
+def _is_old(message: Alive, entry: NodeEntry, *, is_self: bool) -> bool:
+    """Nearly all that comes is: say so before anything is asked of the layer above.
+
+    What is said of ourselves under our present incarnation still has to be compared.
+    """
+    if message.address != entry.address:
+        return False
+    return message.incarnation < entry.incarnation + (not is_self)
 
 
 def _presented(message: Alive) -> Node:

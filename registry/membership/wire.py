@@ -114,6 +114,11 @@ class PushPull(msgspec.Struct, frozen=True):
     user_state: bytes = b""
 
 
+_NEWS = frozenset((MessageType.SUSPECT, MessageType.ALIVE, MessageType.DEAD))
+
+#: Longer messages are not remembered: what strangers send must not fill our memory.
+_CACHED_BYTES_MAX = 2048
+
 PacketMessage: TypeAlias = Ping | IndirectPing | Ack | Nack | Suspect | Alive | Dead | UserMessage
 StreamMessage: TypeAlias = Ping | Ack | ErrorReply | UserMessage | PushPull
 Encodable: TypeAlias = Ping | IndirectPing | Ack | Nack | Suspect | Alive | Dead | ErrorReply
@@ -153,6 +158,18 @@ def decode_packet_message(data: bytes) -> PacketMessage:
         raise RemoteProtocolError("empty message")
     if data[0] == MessageType.USER:
         return UserMessage(data[1:])
+    if data[0] in _NEWS and len(data) <= _CACHED_BYTES_MAX:
+        return _decode_again(data)
+    return _decode_map(data)
+
+
+@lru_cache(maxsize=1024)
+def _decode_again(data: bytes) -> PacketMessage:
+    """Each piece of news comes many times, that is how gossip works: decode it once."""
+    return _decode_map(data)
+
+
+def _decode_map(data: bytes) -> PacketMessage:
     decoder = _PACKET_DECODERS.get(data[0])
     if decoder is None:
         raise RemoteProtocolError(f"message type {data[0]} in a packet")

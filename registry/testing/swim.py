@@ -91,6 +91,8 @@ class SimulatedNode:
     core: SwimCore
     delegate: RecordingDelegate
     is_running: bool = True
+    #: How often it was started and resumed: alarms set before do not count.
+    lives: int = 0
     #: What the core said besides what it sent, in order.
     outputs: list[JoinFinished | JoinUnconfirmed | LeaveSent | Notice] = field(default_factory=list)
 
@@ -173,6 +175,7 @@ class SwimPool:
         for name in names:
             node = self.nodes[name]
             node.is_running = True
+            node.lives += 1
             self._wake(node)
 
     def split(self, *sides: Iterable[str]) -> None:
@@ -215,9 +218,10 @@ class SwimPool:
 
     def _wake(self, node: SimulatedNode) -> None:
         """Advance the node at its deadlines, for as long as it runs."""
+        life = node.lives
 
         def wake() -> None:
-            if node.is_running:
+            if node.is_running and node.lives == life:
                 node.core.advance(self.now_ms)
                 self._flush(node)
                 self._wake(node)

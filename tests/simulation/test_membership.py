@@ -1,0 +1,172 @@
+"""Whole pools of real SWIM cores on a virtual clock: what a pool as a whole must promise.
+
+Each run is decided by its seed, which a failure prints. `REGISTRY_MEMBERSHIP_LONG=1` (`make
+membership-campaign`) runs the large forms: 200 nodes for an hour.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import pytest
+
+from registry.membership.config import SwimConfig
+from registry.membership.seam import NodeState
+from registry.testing.swim import SimulatedNode, SwimPool
+
+LONG = bool(os.environ.get("REGISTRY_MEMBERSHIP_LONG"))
+
+SECOND_MS = 1000
+MINUTE_MS = 60 * SECOND_MS
+HOUR_MS = 60 * MINUTE_MS
+
+#: The code stream is tested elsewhere; here it would only cost time.
+LAN = msgspec.structs.replace(SwimConfig.lan(), compresses=False)
+LOCAL = msgspec.structs.replace(SwimConfig.local(), compresses=False)
+CONSUL_DEV = msgspec.structs.replace(SwimConfig.consul_dev(), compresses=False)
+
+
+def grown(seed: int, count: int, config: SwimConfig) -> SwimPool:
+    """A pool in which everybody knows everybody."""
+    print(f"seed={seed}")
+    pool = SwimPool(seed, config=config)
+    pool.grow(count)
+    names = set(pool.nodes)
+    assert pool.run(MINUTE_MS, lambda: all(alive_in(node) == names for node in pool.running))
+    return pool
+
+
+def alive_in(node: SimulatedNode) -> set[str]:
+    """Who counts as a live member in this node's view: suspects still do."""
+    return {
+        other.name
+        for other in node.core.nodes
+        if other.state in (NodeState.ALIVE, NodeState.SUSPECT)
+    }
+
+
+def everybody_alive(pool: SwimPool) -> bool:
+    names = {node.name for node in pool.running}
+    return all(alive_in(node) == names for node in pool.running)
+
+
+def leaves(pool: SwimPool) -> list[tuple[str, str]]:
+    """Who was declared dead, and by whom, since the pool began."""
+    return [
+        (node.name, name)
+        for node in pool.nodes.values()
+        for kind, name in node.delegate.events
+        if kind == "leave"
+    ]
+
+
+def test_a_failed_node_of_200_is_known_to_all_within_10_s() -> None:
+    """On the LAN profile nobody counts on it any more; the death sentence has to wait.
+
+    With 200 nodes Lifeguard leaves a suspect at least 4 x 2.301 s to contradict, so that *dead*
+    cannot be known before 9.2 s after the first accusation.
+    """
+    pool = grown(1, 200, LAN)
+    pool.stop("n100")
+    others = pool.running
+    assert pool.run(10 * SECOND_MS, lambda: not any(trusts(node, "n100") for node in others))
+    assert pool.run(10 * SECOND_MS, lambda: not any("n100" in alive_in(node) for node in others))
+    assert {name for _, name in leaves(pool)} == {"n100"}, "nobody else was declared dead"
+
+
+@pytest.mark.parametrize("config", [LOCAL, CONSUL_DEV], ids=["local", "consul-dev"])
+def test_a_failed_node_of_200_is_dead_to_all_within_10_s(config: SwimConfig) -> None:
+    pool = grown(3, 200, config)
+    pool.stop("n100")
+    others = pool.running
+    assert pool.run(10 * SECOND_MS, lambda: not any("n100" in alive_in(node) for node in others))
+    assert {name for _, name in leaves(pool)} == {"n100"}
+
+
+def trusts(node: SimulatedNode, name: str) -> bool:
+    return node.sees(name) is NodeState.ALIVE
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("stream_ping", [True, False], ids=["tcp-fallback", "udp-alone"])
+def test_loss_of_a_fifth_declares_no_live_node_dead_for_good(stream_ping: bool) -> None:
+    """For an hour; without the fallback by TCP suspicions are common, and contradicted."""
+    config = msgspec.structs.replace(LAN, stream_ping=stream_ping)
+    pool = grown(4, 200 if LONG else 8, config)
+    pool.loss = 0.2
+    for _ in range(HOUR_MS // MINUTE_MS):
+        # Whoever was declared dead by mistake is back before a minute is over, under loss.
+        pool.run(MINUTE_MS)
+        assert pool.run(MINUTE_MS, lambda: everybody_alive(pool))
+    refutations = sum(own_incarnation(node) - 1 for node in pool.running)
+    assert (refutations == 0) == stream_ping, "the test must have put the pool to the test"
+
+
+def own_incarnation(node: SimulatedNode) -> int:
+    myself = node.core.node(node.name)
+    assert myself is not None
+    return myself.incarnation
+
+
+@pytest.mark.parametrize("count", [200 if LONG else 60])
+def test_a_partition_of_half_heals_within_60_s(count: int) -> None:
+    """Each half took the other for dead; gossip still goes to the dead, who contradict."""
+    pool = grown(5, count, LAN)
+    names = list(pool.nodes)
+    half = set(names[: count // 2])
+    pool.split(half, set(names) - half)
+    assert pool.run(
+        MINUTE_MS,
+        lambda: any(alive_in(node) <= half for node in pool.running if node.name in half),
+    )
+    pool.heal()
+    assert pool.run(MINUTE_MS, lambda: everybody_alive(pool))
+    # All the way: nobody is even suspected, and it stays like this.
+    pool.run(30 * SECOND_MS)
+    assert everybody_alive(pool)
+
+
+def test_halves_that_forgot_each_other_heal_when_one_member_rejoins() -> None:
+    """After a long partition the dead are dropped; the layer above remembers, and tries them."""
+    pool = grown(6, 40, LAN)
+    names = list(pool.nodes)
+    half = set(names[:20])
+    pool.split(half, set(names) - half)
+    pool.run(3 * MINUTE_MS)
+    assert all(len(node.core.nodes) == 20 for node in pool.running)
+    pool.heal()
+    pool.ask(pool.nodes["n0"], lambda core: core.rejoin(pool.nodes["n30"].address))
+    assert pool.run(MINUTE_MS, lambda: everybody_alive(pool))
+
+
+def test_a_node_that_leaves_is_left_everywhere_and_not_dead() -> None:
+    pool = grown(7, 50, LAN)
+    pool.ask(pool.nodes["n7"], lambda core: core.leave())
+    others = [node for node in pool.running if node.name != "n7"]
+    assert pool.run(
+        10 * SECOND_MS, lambda: all(node.sees("n7") is NodeState.LEFT for node in others)
+    )
+
+
+def test_a_node_that_restarts_is_back_under_a_greater_incarnation() -> None:
+    """It begins at incarnation 1, which the pool has already seen: it learns so as it joins."""
+    pool = grown(8, 20, LAN)
+    pool.stop("n7")
+    others = [node for node in pool.running if node.name != "n7"]
+    assert pool.run(
+        MINUTE_MS, lambda: all(node.sees("n7") in (NodeState.DEAD, None) for node in others)
+    )
+    restarted = pool.add("n7")
+    pool.ask(restarted, lambda core: core.join(pool.nodes["n3"].address))
+    assert pool.run(MINUTE_MS, lambda: everybody_alive(pool))
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    def run() -> tuple[int, list[list[tuple[str, str]]]]:
+        pool = grown(9, 15, LAN)
+        pool.loss = 0.3
+        pool.run(20 * SECOND_MS)
+        return pool.packets, [node.delegate.events for node in pool.nodes.values()]
+
+    assert run() == run()
