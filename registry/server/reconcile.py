@@ -73,6 +73,9 @@ RETRY_S = 2.0
 #: Members with news that are not yet handled; more are dropped, and seen by the next pass.
 NEWS_MAX = 256
 
+#: Members that a pass looks at before it lets others have a turn: most need nothing.
+_MEMBERS_AT_ONCE = 64
+
 
 @dataclass(frozen=True, slots=True)
 class LocalServerFacts:
@@ -425,9 +428,12 @@ class Reconciler:
         self._is_pass_due = False
         await self._proposer.barrier()
         members = self._pool().members()
-        results = [await self.handle(member) for member in members]
-        results.append(await self._reap_strays())
-        return all(results)
+        is_done = True
+        for position, member in enumerate(members):
+            if position % _MEMBERS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            is_done &= await self.handle(member)
+        return await self._reap_strays() and is_done
 
     async def _reap_strays(self) -> bool:
         """Deregister nodes that are no members, seen so by two passes in a row: a server may lead
@@ -454,7 +460,10 @@ class Reconciler:
         return True
 
     async def _change_raft(self, member: PoolMember) -> None:
-        # Each step makes the next one possible; two are the most that one member can need.
+        if server_of(member) is None:
+            return
+        # Each step makes the next one possible: whoever has its id, and whoever has its address,
+        # are put out before it is let in.
         for _ in range(3):
             change = raft_change(
                 member, self._pool().members(), self._peers.configuration, self._facts

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from registry.agent.config import Acl, AgentConfig, HttpConfig, Telemetry, Tokens
@@ -17,6 +18,7 @@ from registry.errors import ConfigError
 from registry.http.agent_info import shown_config
 from registry.http.limits import Deadlines
 from registry.http.server import HttpServer
+from registry.server.autopilot import AutopilotReport, ServerHealth
 from registry.testing.consensus import InstantBackend
 from registry.testing.wire import connect, until
 
@@ -271,6 +273,69 @@ async def test_bad_autopilot_settings(client: httpx.AsyncClient, body: bytes) ->
     answer = await client.put("/v1/operator/autopilot/configuration", content=body)
     assert answer.status_code == 400
     assert answer.text.startswith("Bad request: Error parsing autopilot config: ")
+
+
+class Watched(InstantBackend):
+    """A cluster as its leader's autopilot sees it."""
+
+    def __init__(self, report: AutopilotReport) -> None:
+        super().__init__()
+        self._report = report
+
+    async def autopilot_health(self) -> AutopilotReport:
+        return self._report
+
+
+WELL = ServerHealth(
+    id="id1",
+    name="node1",
+    address="10.0.0.1:8300",
+    serf_status="alive",
+    version="1.8.4",
+    leader=True,
+    last_contact_ms=0,
+    last_term=3,
+    last_index=70,
+    healthy=True,
+    voter=True,
+    stable_since_ms=1_600_000_000_123,
+)
+
+
+async def test_autopilot_shows_the_health_of_every_server(serve: Any) -> None:
+    silent = msgspec.structs.replace(
+        WELL, id="id2", serf_status="failed", leader=False, healthy=False, last_contact_ms=250
+    )
+    unknown = msgspec.structs.replace(silent, id="id3", serf_status="none", last_contact_ms=-1)
+    backend = Watched(AutopilotReport(False, 1, (WELL, silent, unknown)))
+    async with session_of(await serve(backend=backend)) as session:
+        answer = await session.get("/v1/operator/autopilot/health")
+    assert answer.status_code == 429
+    body = answer.json()
+    assert (body["Healthy"], body["FailureTolerance"]) == (False, 1)
+    assert body["Servers"][0] == {
+        "ID": "id1",
+        "Name": "node1",
+        "Address": "10.0.0.1:8300",
+        "SerfStatus": "alive",
+        "Version": "1.8.4",
+        "Leader": True,
+        "LastContact": "0s",
+        "LastTerm": 3,
+        "LastIndex": 70,
+        "Healthy": True,
+        "Voter": True,
+        "StableSince": "2020-09-13T12:26:40Z",
+    }
+    assert [server["LastContact"] for server in body["Servers"]] == ["0s", "250ms", "-1ns"]
+
+
+async def test_autopilot_says_ok_when_all_are_well(serve: Any) -> None:
+    backend = Watched(AutopilotReport(True, 0, (WELL,)))
+    async with session_of(await serve(backend=backend)) as session:
+        answer = await session.get("/v1/operator/autopilot/health")
+    assert answer.status_code == 200
+    assert answer.json()["Healthy"] is True
 
 
 class OneServer(InstantBackend):

@@ -436,6 +436,24 @@ class TestThreeServers:
             assert RaftRole.LEADER in roles
             assert roles[-1] is RaftRole.FOLLOWER
 
+    async def test_a_leader_tells_how_its_followers_do(self, trio: Trio) -> None:
+        async with running(*trio.drivers.values()), asyncio.timeout(20):
+            leader = await trio.leader()
+            await leader.propose(b"x")
+            last, term = leader.last_index, leader.last_term
+            await until(lambda: all(f.match == last for f in leader.followers().values()))
+            others = set(trio.drivers) - {leader.server_id}
+            assert set(leader.followers()) == others
+            assert {f.match_term for f in leader.followers().values()} == {term}
+            gone, there = sorted(others)
+            assert trio.drivers[there].followers() == {}
+            trio.network.isolate(gone)
+            await until(lambda: leader.followers()[gone].silence_ms > 20)
+            # One that answers every heartbeat is never silent, however far these are apart.
+            assert leader.followers()[there].silence_ms <= 10
+            await leader.propose(b"y")
+            assert leader.followers()[gone].match == last
+
     async def test_transfer_of_leadership(self, trio: Trio) -> None:
         async with running(*trio.drivers.values()), asyncio.timeout(20):
             old = await trio.leader()
