@@ -37,14 +37,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """`cli("kv", "get", "a", stdin=b"")` runs `registry kv get a`."""
 
     def run(*words: str, stdin: bytes = b"") -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
+        capfd.readouterr()
         status = main(words)
-        return Outcome(status, *capsys.readouterr())
+        return Outcome(status, *capfd.readouterr())
 
     return run
 

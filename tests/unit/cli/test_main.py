@@ -365,8 +365,8 @@ def test_completion_comes_first(monkeypatch: pytest.MonkeyPatch, cli: Run) -> No
 
 
 def test_main_reads_the_process_arguments(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["registry", "version"])
     assert main() == 0
-    assert "Consul v" in capsys.readouterr().out
+    assert "Consul v" in capfd.readouterr().out
