@@ -89,8 +89,12 @@ class PoolCore:
             for output in batch:
                 if isinstance(output, LeaveSent):
                     self.serf.swim_left()
-                else:
-                    outputs.append(output)
+                    continue
+                if isinstance(output, JoinUnconfirmed):
+                    self.serf.is_refused = True
+                elif isinstance(output, JoinFinished) and output.error is None:
+                    self.serf.is_refused = False
+                outputs.append(output)
         if write := self.serf.take_snapshot_write():
             outputs.append(write)
         return outputs

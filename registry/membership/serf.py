@@ -77,6 +77,8 @@ class SerfCore:
         previous: SnapshotState | None = None,
     ) -> None:
         self.phase = Phase.ALIVE
+        #: The pool does not list us. Our name may be somebody else's there: see `leave`.
+        self.is_refused = False
         self._context = context
         self._rules = rules
         self._snapshot = snapshot
@@ -421,6 +423,10 @@ class SerfCore:
         now_ms = self._context.now_ms
         if self._snapshot is not None:
             self._snapshot.leave(now_ms)
+        if self.is_refused:
+            # An intent carries a name and nothing else. It would put out whoever has ours (15.14).
+            self._end_leave()
+            return
         # Greater than every status time that we ever published: each was witnessed.
         l_time = self._clock.take()
         self._take_leave(self._context.name, l_time)
@@ -449,9 +455,12 @@ class SerfCore:
         elif self._leave.step is LeaveStep.DEAD and is_due:
             self.swim_left()
         elif self._leave.step is LeaveStep.PROPAGATE and is_due:
-            self._leave = None
-            self.phase = Phase.LEFT
-            self._context.outputs.append(Left())
+            self._end_leave()
+
+    def _end_leave(self) -> None:
+        self._leave = None
+        self.phase = Phase.LEFT
+        self._context.outputs.append(Left())
 
     @property
     def _intent_is_out(self) -> bool:

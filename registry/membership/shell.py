@@ -80,6 +80,10 @@ from registry.membership.sockets import PacketInbox, bind
 logger = logging.getLogger("registry.membership")
 
 
+#: How many packets are handled before callers and streams get a turn.
+_PACKETS_PER_STEP = 256
+
+
 class GossipPool:
     """One member of one pool."""
 
@@ -113,13 +117,15 @@ class GossipPool:
         snapshot = await loop.run_in_executor(self._disk, self._load_snapshot)
         udp, tcp = bind(settings.bind)
         bound = (settings.bind[0], tcp.getsockname()[1])
+        host, port = settings.advertise or bound
         try:
-            self._core = self._build(settings.advertise or bound, snapshot)
+            self._core = self._build((host, port or bound[1]), snapshot)
             await loop.create_datagram_endpoint(lambda: self._inbox, sock=udp)
             self._tcp = await asyncio.start_server(self._accept, sock=tcp)
         except BaseException:
             udp.close()
             tcp.close()
+            self.close()
             raise
         logger.info(
             "gossip is up pool=%s address=%s encrypted=%s",
@@ -131,9 +137,12 @@ class GossipPool:
     def _load_ring(self) -> Keyring | None:
         path = self._settings.keyring_file
         stored = keyring_file.load(path) if path else ()
-        keys = (*stored, *(key for key in self._settings.keys if key not in stored))
+        keys = stored or self._settings.keys
         if not keys:
             return None
+        if any(key not in keys for key in self._settings.keys):
+            # Put back, a key that the pool has removed would open old recordings again.
+            logger.warning("the keyring on disk counts, not the configured key file=%s", path)
         try:
             ring = Keyring(keys)
             if path and ring.keys != stored:
@@ -236,7 +245,7 @@ class GossipPool:
 
     def _step(self, core: PoolCore) -> None:
         now_ms = _now_ms()
-        for data, source in self._inbox.take():
+        for data, source in self._inbox.take(_PACKETS_PER_STEP):
             if self._is_allowed(source[0]):
                 core.receive_packet(data, source, now_ms)
         core.advance(now_ms)

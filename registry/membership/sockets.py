@@ -92,9 +92,11 @@ class PacketInbox(asyncio.DatagramProtocol):
     def error_received(self, exc: Exception) -> None:
         """An earlier packet met a closed port: its node is probed and found out in due time."""
 
-    def take(self) -> list[tuple[bytes, Address]]:
-        taken = list(self._waiting)
-        self._waiting.clear()
+    def take(self, most: int) -> list[tuple[bytes, Address]]:
+        """The oldest that wait; wakes again when there are more."""
+        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        if self._waiting:
+            self._wake()
         return taken
 
     def send(self, data: bytes, address: Address) -> bool:

@@ -8,14 +8,17 @@ transcripts show: each command's output is what came out of the cores.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import msgspec
 
+from registry.membership import key_queries
 from registry.membership.addresses import Address
 from registry.membership.context import SerfContext
+from registry.membership.crypto import Keyring
 from registry.membership.filters import Filter, NodeFilter, PatternCompiler, TagFilter
 from registry.membership.member_table import MemberTable
 from registry.membership.merge_rules import OpenRules
@@ -24,7 +27,7 @@ from registry.membership.seam import Node as SwimNode
 from registry.membership.seam import Notice
 from registry.membership.serf import Phase, SerfCore
 from registry.membership.serf_config import SerfConfig
-from registry.membership.serf_messages import encode_tags
+from registry.membership.serf_messages import KeyResponse, decode, encode_tags
 from registry.membership.serf_values import (
     Deliver,
     Left,
@@ -92,9 +95,9 @@ class SerfPool:
         self._config = config
         self._rng = random.Random(seed)
 
-    def start(self, name: str, tags: dict[str, str], *, port: int | None = None) -> Node:
+    def start(self, name: str, tags: dict[str, str], *, keys: Sequence[bytes] = ()) -> Node:
         """A node by itself; one of the same name is replaced, which is what a restart does."""
-        address = ("10.0.0.1", port or 8000 + len(self.nodes))
+        address = ("10.0.0.1", 8000 + len(self.nodes))
         node = Node(self, SwimNode(name, address, encode_tags(tags)))
         context = SerfContext(
             config=self._config,
@@ -106,6 +109,7 @@ class SerfPool:
             members=MemberTable(recent_intent_timeout_ms=self._config.recent_intent_timeout_ms),
             lower=node,
             gossip_interval_ms=GOSSIP_INTERVAL_MS,
+            ring=Keyring(keys) if keys else None,
             now_ms=self.now_ms,
         )
         node.core = SerfCore(context, rules=OpenRules(), retransmit_mult=4)
@@ -208,7 +212,25 @@ def _event(output: Deliver) -> str:
 def _answer(output: QueryAnswer) -> str:
     if output.is_ack:
         return f"ack from={output.node}"
-    return f"answer {output.payload.decode(errors='replace')} from={output.node}"
+    return f"answer {_payload(output.payload)} from={output.node}"
+
+
+def _payload(payload: bytes) -> str:
+    if payload[:1] != b"\x08":
+        return payload.decode()
+    response = decode(payload)
+    assert isinstance(response, KeyResponse)
+    if response.keys:
+        return "keys=" + "".join(_letter(key) for key in response.keys)
+    return response.message or "done"
+
+
+def _key(letter: str) -> bytes:
+    return letter.encode() * 16
+
+
+def _letter(key: str) -> str:
+    return b64decode(key)[:1].decode()
 
 
 _WORDS: dict[type, Callable[..., str]] = {
@@ -217,7 +239,7 @@ _WORDS: dict[type, Callable[..., str]] = {
     QueryClosed: lambda output: "query closed",
     Left: lambda output: "left",
     NameLost: lambda output: f"name lost matching={output.matching} answers={output.answers}",
-    PersistKeyring: lambda output: f"persist {len(output.keys)} keys",
+    PersistKeyring: lambda output: f"persist {len(output.keys)} keys token={output.token}",
     Notice: lambda output: output.text if output.is_warning else "",
 }
 
@@ -243,7 +265,22 @@ class SerfTranscript:
         return []
 
     def _start(self, words: list[str]) -> list[str]:
-        self._pool.start(words[0], dict(_pairs(words[1:])))
+        tags = dict(_pairs(words[1:]))
+        keys = [_key(letter) for letter in tags.pop("keys", "")]
+        self._pool.start(words[0], tags, keys=keys)
+        return []
+
+    def _keys(self, words: list[str]) -> list[str]:
+        by, change, *letter = words
+        payload = key_queries.encode_request(_key(letter[0]) if letter else b"")
+        name = f"_serf_{change}-{'keys' if change == 'list' else 'key'}"
+        self._node(by).core.query(Question(name=name, payload=payload))
+        return []
+
+    def _persisted(self, words: list[str]) -> list[str]:
+        """The node's ring is written, or could not be."""
+        by, token, *error = words
+        self._node(by).core.keyring_persisted(int(token), " ".join(error) or None)
         return []
 
     def _join(self, words: list[str]) -> list[str]:
@@ -307,6 +344,11 @@ class SerfTranscript:
         hearer.core.conflict(subject.node, other)
         return []
 
+    def _refused(self, words: list[str]) -> list[str]:
+        """The node finds that the pool does not list it."""
+        self._node(words[0]).core.is_refused = True
+        return []
+
     def _believe(self, words: list[str]) -> list[str]:
         """One node knows the other at another port."""
         hearer, subject = self._node(words[0]), self._node(words[1])
@@ -334,8 +376,11 @@ class SerfTranscript:
         "query": _query,
         "respond": _respond,
         "tags": _tags,
+        "keys": _keys,
+        "persisted": _persisted,
         "conflict": _conflict,
         "believe": _believe,
+        "refused": _refused,
         "members": _members,
     }
 

@@ -1,8 +1,10 @@
 """What the Serf layer does, told as transcripts of small pools on a virtual clock.
 
-Commands: configure SETTING=N | start NAME TAG=VALUE | join A B | sync A B | run MS | kill A | leave
-A | force-leave A B [prune] | event A NAME PAYLOAD | query A NAME [ack] [nodes=] [tag=T~EXPR]
-[relay=N] | respond A PAYLOAD | tags A TAG=VALUE | conflict A B PORT | believe A B PORT | members A
+Commands: configure SETTING=N | start NAME [keys=ab] TAG=VALUE | join A B | sync A B | run MS |
+kill A | leave A | force-leave A B [prune] | event A NAME PAYLOAD | tags A TAG=VALUE | members A |
+query A NAME [ack] [nodes=] [tag=T~EXPR] [relay=N] | respond A PAYLOAD |
+keys A install|use|remove|list KEY | persisted A TOKEN ERROR |
+conflict A B PORT | believe A B PORT | refused A
 """
 
 from __future__ import annotations

@@ -48,11 +48,23 @@ async def test_datagrams_are_collected() -> None:
     assert inbox.send(b"to ourselves", address)
     async with asyncio.timeout(5):
         await woken.wait()
-    assert inbox.take() == [(b"to ourselves", address)]
-    assert inbox.take() == []
+    assert inbox.take(10) == [(b"to ourselves", address)]
+    assert inbox.take(10) == []
     inbox.close()
     assert not inbox.send(b"too late", address)
     await asyncio.sleep(0)  # the loop closes it in its next turn
+
+
+def test_a_backlog_is_taken_in_turns() -> None:
+    wakes: list[None] = []
+    inbox = PacketInbox(lambda: wakes.append(None))
+    for number in range(3):
+        inbox.datagram_received(bytes([number]), ("127.0.0.1", 1))
+    wakes.clear()
+    assert [data for data, _ in inbox.take(2)] == [b"\0", b"\1"]
+    assert len(wakes) == 1  # for the one that is left
+    assert [data for data, _ in inbox.take(2)] == [b"\2"]
+    assert len(wakes) == 1
 
 
 def test_more_than_can_wait_is_dropped() -> None:
@@ -60,4 +72,4 @@ def test_more_than_can_wait_is_dropped() -> None:
     for _ in range(INBOX_MAX + 3):
         inbox.datagram_received(b"x", ("127.0.0.1", 1))
     assert inbox.dropped == 3
-    assert len(inbox.take()) == INBOX_MAX
+    assert len(inbox.take(2 * INBOX_MAX)) == INBOX_MAX
