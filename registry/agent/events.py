@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import uuid
 from base64 import b64encode
 from collections import deque
@@ -18,6 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from registry.errors import Rejected, TooLarge
+from registry.state.regexp import PatternError, compile_pattern
 
 EVENTS_KEPT = 256
 
@@ -68,8 +68,8 @@ def check_event(event: UserEvent) -> None:
     for kind in ("node", "service", "tag"):
         pattern = getattr(event, f"{kind}_filter")
         try:
-            re.compile(pattern)
-        except re.error as problem:
+            compile_pattern(pattern)
+        except PatternError as problem:
             raise Rejected(f"Invalid {kind} filter: error parsing regexp: {problem}") from problem
     if _encoded_size(event) > EVENT_BYTES_MAX:
         raise TooLarge(
@@ -129,14 +129,27 @@ class LocalEvents:
 
 
 def concerns(event: UserEvent, node: str, services: dict[str, list[str]]) -> bool:
-    """Whether the event's filters let it pass on a node with these services and their tags."""
-    if event.node_filter and not re.search(event.node_filter, node):
+    """Whether the event's filters let it pass on a node with these services and their tags.
+
+    A filter that is no pattern, from a node that did not check it, lets nothing pass.
+    """
+    try:
+        return _concerns(event, node, services)
+    except PatternError:
+        return False
+
+
+def _concerns(event: UserEvent, node: str, services: dict[str, list[str]]) -> bool:
+    if not _passes(event.node_filter, node):
         return False
     if not event.service_filter:
         return True
-    for service, tags in services.items():
-        if re.search(event.service_filter, service) and (
-            not event.tag_filter or any(re.search(event.tag_filter, tag) for tag in tags)
-        ):
-            return True
-    return False
+    return any(
+        _passes(event.service_filter, service)
+        and (not event.tag_filter or any(_passes(event.tag_filter, tag) for tag in tags))
+        for service, tags in services.items()
+    )
+
+
+def _passes(pattern: str, text: str) -> bool:
+    return not pattern or compile_pattern(pattern).found_in(text)

@@ -37,14 +37,20 @@ class HttpError(RegistryError):
 
 
 class Parameters:
-    """The query string, decoded; a name may occur several times, order is kept."""
+    """The query string, decoded; a name may occur several times, order is kept.
 
-    __slots__ = ("_values",)
+    In text, bytes that are no UTF-8 are U+FFFD, as they are in JSON: whatever a parameter says can
+    be stored, sent and shown. `get_bytes` has a value as it came.
+    """
 
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+    __slots__ = ("_first", "_values")
+
+    def __init__(self, pairs: list[tuple[str, bytes]]) -> None:
+        self._first: dict[str, bytes] = {}
         self._values: dict[str, list[str]] = {}
         for name, value in pairs:
-            self._values.setdefault(name, []).append(value)
+            self._first.setdefault(name, value)
+            self._values.setdefault(name, []).append(value.decode("utf-8", "replace"))
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -53,6 +59,10 @@ class Parameters:
         """The first value of `name`, as Consul takes it."""
         values = self._values.get(name)
         return values[0] if values else default
+
+    def get_bytes(self, name: str) -> bytes:
+        """The first value of `name` as it came, b"" without one."""
+        return self._first.get(name, b"")
 
     def get_all(self, name: str) -> list[str]:
         return self._values.get(name, [])

@@ -9,6 +9,7 @@ from registry.agent.events import UserEvent, event_index
 from registry.errors import TooLarge
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes, json_response
 from registry.http.params import datacenter, wait_of
+from registry.http.reads import plain
 
 routes = Routes()
 
@@ -23,7 +24,7 @@ async def fire(request: ApiRequest) -> ApiResponse:
         raise HttpError(400, "Missing name")
     event = UserEvent(
         id="",
-        name=request.argument,
+        name=plain(request.argument),
         node_filter=request.query.get("node"),
         service_filter=request.query.get("service"),
         tag_filter=request.query.get("tag"),

@@ -111,7 +111,7 @@ async def _get_keys(request: ApiRequest, prefix: bytes, options: ReadOptions) ->
     query = request.query
     # The misspelt name came first, and clients still send it.
     name = "separator" if "separator" in query else "seperator"
-    separator = query.get(name).encode("utf-8", "surrogateescape")
+    separator = query.get_bytes(name)
     meta = await request.agent.read(KvKeys(prefix=prefix, separator=separator), options)
     if not meta.value and prefix:
         return empty_response(404, meta)

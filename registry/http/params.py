@@ -46,16 +46,14 @@ def parse_query(raw: bytes) -> Parameters:
     for part in raw.replace(b";", b"&").split(b"&"):
         if part:
             name, _, value = part.partition(b"=")
-            pairs.append((_plain(name), _plain(value)))
+            pairs.append((_unescaped(name).decode("utf-8", "replace"), _unescaped(value)))
     return Parameters(pairs)
 
 
-def _plain(raw: bytes) -> str:
+def _unescaped(raw: bytes) -> bytes:
     if b"+" in raw:
         raw = raw.replace(b"+", b" ")
-    if b"%" in raw:
-        raw = unquote_to_bytes(raw)
-    return raw.decode("utf-8", "surrogateescape")
+    return unquote_to_bytes(raw) if b"%" in raw else raw
 
 
 def parse_uint(text: str) -> int:

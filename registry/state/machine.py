@@ -18,7 +18,7 @@ from zlib import crc32
 
 import msgspec
 
-from registry.errors import Corrupt
+from registry.errors import Corrupt, Rejected
 from registry.state import (
     catalog,
     config_entries,
@@ -89,7 +89,16 @@ _pairs_decoder = msgspec.msgpack.Decoder(list[bytes])
 
 
 def encode_command(command: Command) -> bytes:
-    return _encoder.encode(command)
+    """Raises `Rejected`, as `encode_query` does, for what has no encoding."""
+    return _encode(command)
+
+
+def _encode(value: Command | Query) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except (UnicodeEncodeError, OverflowError) as problem:
+        # Half a surrogate pair, an integer over 64 bits: a face let it pass.
+        raise Rejected(f"a value cannot be stored: {problem}") from problem
 
 
 def decode_command(raw: bytes) -> Command:
@@ -102,7 +111,7 @@ def decode_command(raw: bytes) -> Command:
 
 
 def encode_query(query: Query) -> bytes:
-    return _encoder.encode(query)
+    return _encode(query)
 
 
 def decode_query(raw: bytes) -> Query:

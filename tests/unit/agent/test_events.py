@@ -53,6 +53,16 @@ def test_filters(fields: dict[str, object], wanted: bool) -> None:
     assert concerns(event(**fields), "n1", {"web": ["v1"]}) is wanted
 
 
+def test_a_filter_that_would_backtrack_for_ever_is_answered_at_once() -> None:
+    assert not concerns(event(node_filter="(a+)+$"), "a" * 60 + "!", {})
+
+
+def test_a_filter_that_is_no_pattern_is_refused_and_lets_nothing_pass() -> None:
+    with pytest.raises(Rejected, match="Invalid node filter: error parsing regexp: "):
+        check_event(event(node_filter="("))
+    assert not concerns(event(node_filter="("), "(", {})
+
+
 def test_the_size_limit_counts_the_name_twice() -> None:
     check_event(event("n" * 10, payload=b"x" * 425))
     with pytest.raises(TooLarge, match="512 bytes before encoding"):

@@ -41,10 +41,17 @@ def request(
         (b"&&a=1&", [("a", "1")]),
         (b"a=1;b=2", [("a", "1"), ("b", "2")]),
         (b"a=b=c", [("a", "b=c")]),
+        (b"a=%ff&%ff=\xfe", [("a", "\ufffd"), ("\ufffd", "\ufffd")]),
     ],
 )
 def test_query_strings(raw: bytes, pairs: list[tuple[str, str]]) -> None:
     assert params.parse_query(raw).pairs() == pairs
+
+
+def test_a_parameter_is_there_as_it_came_too() -> None:
+    query = params.parse_query(b"a=%ff+b&a=c")
+    assert query.get_bytes("a") == b"\xff b"
+    assert query.get_bytes("b") == b""
 
 
 @pytest.mark.parametrize("raw", [b"a=%", b"a=%1", b"%zz=1", b"a=%g0"])

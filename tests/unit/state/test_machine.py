@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.errors import Corrupt
+from registry.errors import Corrupt, Rejected
 from registry.raft.messages import Entry, EntryKind
 from registry.state import machine as machine_module
 from registry.state.base import Command
@@ -159,6 +159,18 @@ def test_a_command_survives_the_wire() -> None:
     command = KvSet(key=b"\xff\x00", value=b"v", flags=(1 << 64) - 1).stamped(START_MS)
     assert decode_command(encode_command(command)) == command
     assert command.now_ms == START_MS
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(KvSet(key=b"a", value=b"", flags=1 << 64), id="number"),
+        pytest.param(KvLock(key=b"a", value=b"", session="\udcff"), id="text"),
+    ],
+)
+def test_a_command_without_an_encoding_is_rejected(command: Any) -> None:
+    with pytest.raises(Rejected, match="a value cannot be stored"):
+        encode_command(command)
 
 
 def test_a_refused_command_leaves_no_trace() -> None:
