@@ -76,10 +76,10 @@ def _signals(node: Node) -> dict[int, Callable[[], None]]:
     config = node.config
 
     def interrupt() -> None:
-        node.stop("interrupt" if config.skip_leave_on_interrupt else "interrupt, leaving")
+        node.stop("interrupt", leave=not config.skip_leave_on_interrupt)
 
     def terminate() -> None:
-        node.stop("terminated, leaving" if config.leave_on_terminate else "terminated")
+        node.stop("terminated", leave=config.leave_on_terminate)
 
     def dump_metrics() -> None:
         node.dump_metrics(sys.stderr)

@@ -1,6 +1,7 @@
 """The composition root: how the parts of one agent are put together, started and ended.
 
-    store ─ state machine ─ raft driver ─ server            replicated state
+    role: a server (store, consensus) or a client           replicated state (`roles`)
+    gossip pools                                            who else is there (`pools`)
     local services, checks ─ anti-entropy                   this node's own
     facade ─ HTTP server, watches                           the faces
     configuration following ─ reload                        change without a restart
@@ -14,49 +15,42 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from registry.agent.alone import LonelyMembership
-from registry.agent.anti_entropy import AntiEntropy, NodeFacts
-from registry.agent.autopilot import configured_autopilot
+from registry.agent.anti_entropy import AntiEntropy
 from registry.agent.config import AgentConfig
 from registry.agent.config_following import ConfigPaths, edits
 from registry.agent.coordinates import CoordinateSync
-from registry.agent.durations import MILLISECOND, SECOND
-from registry.agent.events import LocalEvents, concerns
-from registry.agent.facade import AgentFacade, Backend, Membership
+from registry.agent.durations import SECOND
+from registry.agent.events import concerns
+from registry.agent.facade import AgentFacade, Membership
 from registry.agent.flags import AgentFlags
+from registry.agent.gossip_events import NEW_LEADER, PREFIX, GossipEvents
 from registry.agent.identity import node_id
 from registry.agent.joining import join_at_start, join_plans, keep_joining
 from registry.agent.loading import LoadedConfig, file_formats
 from registry.agent.local import LocalSettings, LocalState
 from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
+from registry.agent.node_facts import node_facts
 from registry.agent.persistence import Persistence
+from registry.agent.pool_settings import lan_settings, wan_settings
+from registry.agent.pools import Pools, own_coordinate
 from registry.agent.reloading import Reloader
 from registry.agent.remote_exec import RemoteExec
+from registry.agent.roles import ClientRole, Role, ServerRole
 from registry.agent.watches import Render, Watches
 from registry.errors import ConfigError, RegistryError, StorageError
 from registry.plugins import Plugins
-from registry.raft.disk import Identity, bootstrap, holds_raft_state
-from registry.raft.driver import RaftDriver, RaftSettings
-from registry.raft.messages import Configuration
-from registry.raft.messages import Server as RaftServer
-from registry.rpc.server import RpcServerSettings
-from registry.server.network import NetworkSettings, ServerNetwork
-from registry.server.reconcile import LocalServerFacts
-from registry.server.server import Server, ServerSettings
 from registry.state.coordinates import Coordinate
-from registry.state.machine import StateMachine
-from registry.storage.store import Store
 
 logger = logging.getLogger("registry.agent")
 
-#: Raft's timing in `-dev`, where nobody waits for anybody.
-DEV_ELECTION_TIMEOUT_MS = 52
+#: A graceful leave gives up after so long.
+LEAVE_S_MAX = 30.0
 
 
 class Face(Protocol):
@@ -103,6 +97,8 @@ class Node:
             filter_default=telemetry.filter_default,
         )
         self._stopping = asyncio.Event()
+        self._leaving = False
+        self._left = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         #: Set once the agent serves; what waits for a running agent waits for this.
         self.running = asyncio.Event()
@@ -115,10 +111,11 @@ class Node:
     def config(self) -> AgentConfig:
         return self.loaded.config
 
-    def stop(self, reason: str) -> None:
-        """End the agent; `run` returns once all is put away."""
+    def stop(self, reason: str, *, leave: bool = False) -> None:
+        """End the agent; `run` returns once all is put away. With `leave` the others are told."""
         if not self._stopping.is_set():
             logger.info("Gracefully shutting down agent: reason=%s", reason)
+            self._leaving = leave
             self._stopping.set()
 
     def dump_metrics(self, out: TextIO) -> None:
@@ -130,12 +127,11 @@ class Node:
 
     async def run(self) -> None:
         """Run until `stop`; raises `ConfigError` or `StorageError` when it cannot go on."""
-        store = self._open_store()
+        role = self._role()
         try:
-            server = self._make_server(store)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(server.run())]
-                async with self._agent(server) as reloader:
+                tasks = [group.create_task(role.run())]
+                async with self._agent(role) as reloader:
                     tasks += [
                         group.create_task(self._follow_files(reloader)),
                         group.create_task(self._reload_on_request(reloader)),
@@ -145,116 +141,72 @@ class Node:
                 for task in tasks:
                     task.cancel()
         finally:
-            store.close()
+            role.close()
 
     # Building
 
-    def _open_store(self) -> Store:
-        config = self.config
-        name = config.storage_engine or ("memory" if config.dev_mode else "rocksdict")
-        engine = self.plugins.storage_engine(name)
-        if self.data_dir is None and engine.durable:
-            raise ConfigError(f"the storage engine {name} needs a data_dir", field="data_dir")
-        store: Store = engine.open((self.data_dir or Path()) / "store")
-        return store
+    def _role(self) -> Role:
+        if not self.config.server:
+            return ClientRole(self.config, self._metrics)
+        return ServerRole(self.config, self.node_id, self.data_dir, self.plugins)
 
-    def _make_server(self, store: Store) -> Server:
+    def _pools(self, role: Role, on_event: Callable[[str, bytes], None]) -> Pools:
         config = self.config
-        if not config.server:
-            raise ConfigError(
-                "an agent that is no server needs servers to forward to, which this version does "
-                "not do yet; start it with -server or -dev"
-            )
-        address = f"{config.advertise_addr}:{config.ports.server}"
-        if (config.bootstrap or config.dev_mode) and not holds_raft_state(store):
-            first = Configuration((RaftServer(self.node_id, address),))
-            bootstrap(store, first, Identity(self.node_id, ""))
-        machine = StateMachine(store)
-        network = ServerNetwork(
-            NetworkSettings(
-                datacenter=config.datacenter,
-                node_name=config.node_name,
-                server_id=self.node_id,
-                bind_host=config.bind_addr,
-                port=config.ports.server,
-                advertise_host=config.advertise_addr,
-                rpc=RpcServerSettings(
-                    handshake_timeout_s=config.limits.rpc_handshake_timeout_ns / SECOND,
-                    connections_per_address_max=config.limits.rpc_max_conns_per_client,
-                ),
-            )
-        )
-        driver = RaftDriver(
-            server_id=self.node_id,
-            store=store,
-            machine=machine,
-            transport=network.transport,
-            settings=self._raft_settings(),
-            snapshot_directory=self.data_dir / "raft" / "snapshots" if self.data_dir else None,
-        )
-        facts = LocalServerFacts(
-            node_id=self.node_id,
-            node_name=config.node_name,
-            address=config.advertise_addr,
+        has_wan = config.server and config.ports.serf_wan > 0
+        arguments = (config, self.node_id, self.data_dir, self._metrics)
+        return Pools(
+            lan_settings(*arguments),
+            wan_settings(*arguments) if has_wan else None,
             datacenter=config.datacenter,
-            server_port=config.ports.server,
-            tagged_addresses=tagged_addresses(config),
-            node_meta=node_meta(config),
-        )
-        network.bind()
-        hold_s = config.performance.rpc_hold_timeout_ns / SECOND
-        settings = ServerSettings(
-            facts, hold_timeout_s=hold_s, autopilot=configured_autopilot(config)
-        )
-        return Server(settings, machine, driver, network)
-
-    def _raft_settings(self) -> RaftSettings:
-        config = self.config
-        settings = RaftSettings.scaled(config.performance.raft_multiplier)
-        return RaftSettings(
-            election_timeout_ms=(
-                DEV_ELECTION_TIMEOUT_MS if config.dev_mode else settings.election_timeout_ms
-            ),
-            compaction_threshold_entries=config.raft_snapshot_threshold,
-            compaction_interval_ms=config.raft_snapshot_interval_ns // MILLISECOND,
-            trailing_entries=config.raft_trailing_logs,
+            on_member=role.member_changed,
+            on_event=on_event,
         )
 
     @asynccontextmanager
-    async def _agent(self, server: Server) -> AsyncIterator[Reloader]:
-        """The agent's own parts around a server, running; they end when the context does."""
+    async def _agent(self, role: Role) -> AsyncIterator[Reloader]:
+        """The agent's own parts around its role, running; they end when the context does."""
         config = self.config
+        backend = role.backend
         local = LocalState(
             node_name=config.node_name,
             check_types=self.plugins.check_type,
             settings=LocalSettings.from_config(config),
-            backend=server,
+            backend=backend,
             persistence=Persistence(self.data_dir) if self.data_dir else None,
         )
-        membership = LonelyMembership(config, self.node_id)
         sync = AntiEntropy(
             local,
-            server,
+            backend,
             node_facts(config, self.node_id),
             interval_s=config.ae_interval_ns / SECOND,
-            cluster_size=lambda: len(membership.members()),
+            cluster_size=lambda: len(pools.members()),
+        )
+
+        def on_event(name: str, payload: bytes) -> None:
+            if name == NEW_LEADER:
+                sync.trigger_full()
+            elif name.startswith(PREFIX):
+                events.receive_gossip(name, payload)
+
+        pools = self._pools(role, on_event)
+        events = GossipEvents(
+            pools.lan.user_event,
+            lambda event: concerns(event, config.node_name, local.tags_by_service()),
         )
         facade = AgentFacade(
             config=config,
             node_name=config.node_name,
             node_id=self.node_id,
             datacenter=config.datacenter,
-            backend=server,
+            backend=backend,
             local=local,
-            membership=membership,
+            membership=pools,
             plugins=self.plugins,
             reload=self._not_yet,
             leave=self._leave,
             extras={},
             metrics=self._metrics,
-            events=LocalEvents(
-                lambda event: concerns(event, config.node_name, local.tags_by_service())
-            ),
+            events=events,
             log_tap=self._tap,
         )
         watches = Watches(facade, self.plugins, render=self._render_watch)
@@ -273,24 +225,39 @@ class Node:
         )
         facade.reload = reloader.reload
         await local.start(self.loaded.services, self.loaded.checks)
-        await face.start()
+        await pools.start()
+        role.follow(pools)
         try:
+            await face.start()
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(part.run()) for part in (local, sync, watches)]
+                tasks = [group.create_task(part.run()) for part in (pools, local, sync, watches)]
                 if not config.disable_coordinates:
-                    tasks.append(group.create_task(self._coordinates(server, membership).run()))
+                    tasks.append(group.create_task(self._coordinates(facade, pools).run()))
                 if not config.disable_remote_exec:
                     tasks.append(group.create_task(RemoteExec(facade).run()))
                 watches.replace(self.loaded.watches)
-                await self._join_at_start(membership)
+                await self._join_at_start(pools)
                 tasks += [
-                    group.create_task(keep_joining(membership, plan)) for plan in join_plans(config)
+                    group.create_task(keep_joining(pools, plan)) for plan in join_plans(config)
                 ]
                 yield reloader
+                if self._leaving:
+                    await self._leave_cluster(role, pools)
+                self._left.set()
                 for task in tasks:
                     task.cancel()
         finally:
             await face.stop()
+            pools.close()
+
+    async def _leave_cluster(self, role: Role, pools: Pools) -> None:
+        """Tell the others; what cannot be told in time they find out themselves."""
+        try:
+            async with asyncio.timeout(LEAVE_S_MAX):
+                await role.leave()
+                await pools.leave()
+        except (RegistryError, TimeoutError) as problem:
+            logger.warning("could not leave gracefully: error=%s", problem)
 
     async def _join_at_start(self, membership: Membership) -> None:
         """Join what must be there; a signal ends the wait for it."""
@@ -305,23 +272,29 @@ class Node:
             for task in (stopping, joined, *joining):
                 task.cancel()
 
-    def _coordinates(self, backend: Backend, membership: Membership) -> CoordinateSync:
+    def _coordinates(self, facade: AgentFacade, pools: Pools) -> CoordinateSync:
         config = self.config
+
+        def own() -> Coordinate:
+            return own_coordinate(pools)
+
         return CoordinateSync(
-            backend,
+            facade.backend,
             node=config.node_name,
             datacenter=config.datacenter,
-            own=Coordinate,  # nobody to measure: the origin, where every node starts
+            own=own,
             interval_s=config.sync_coordinate_interval_min_ns / SECOND,
             rate=config.sync_coordinate_rate_target,
-            cluster_size=lambda: len(membership.members()),
+            cluster_size=lambda: len(pools.members()),
         )
 
     async def _not_yet(self) -> Any:
         raise ConfigError("the agent is still starting; try again")
 
     async def _leave(self) -> None:
-        self.stop("leave")
+        """Returns once the others know; the process ends after that."""
+        self.stop("leave", leave=True)
+        await self._left.wait()
 
     # Running
 
@@ -354,35 +327,3 @@ def _make_directory(data_dir: Path | None) -> None:
             f"cannot make the data directory {data_dir}: {problem.strerror}; choose one that this "
             "user may write with -data-dir"
         ) from problem
-
-
-def tagged_addresses(config: AgentConfig) -> dict[str, str]:
-    """This node's addresses by tag: what was configured, over lan, wan and their IP versions."""
-    lan, wan = config.advertise_addr, config.advertise_addr_wan or config.advertise_addr
-    found = {"lan": lan, "wan": wan}
-    for tag, address in (("lan", lan), ("wan", wan)):
-        found[f"{tag}_ipv6" if ":" in address else f"{tag}_ipv4"] = address
-    versions = {
-        "lan_ipv4": config.advertise_addr_ipv4,
-        "lan_ipv6": config.advertise_addr_ipv6,
-        "wan_ipv4": config.advertise_addr_wan_ipv4,
-        "wan_ipv6": config.advertise_addr_wan_ipv6,
-    }
-    found |= {tag: address for tag, address in versions.items() if address}
-    return dict(sorted((found | config.tagged_addresses).items()))
-
-
-def node_meta(config: AgentConfig) -> dict[str, str]:
-    """This node's metadata, with the segment that every node has."""
-    return {"consul-network-segment": "", **config.node_meta}
-
-
-def node_facts(config: AgentConfig, node_id: str) -> NodeFacts:
-    return NodeFacts(
-        name=config.node_name,
-        id=node_id,
-        address=config.advertise_addr,
-        datacenter=config.datacenter,
-        tagged_addresses=tagged_addresses(config),
-        meta=node_meta(config),
-    )

@@ -8,8 +8,8 @@ from typing import Any
 from registry.agent.config_files import read_source
 from registry.agent.definition_reader import read_service
 from registry.agent.definitions import CheckDefinition, ServiceDefinition
-from registry.agent.formats import FORMATS, load_json
-from registry.agent.loading import with_source
+from registry.agent.formats import load_json
+from registry.agent.loading import Extensions, file_formats, with_source
 
 #: Fields of a check whose API name is not the field's own words joined.
 _CHECK_NAMES = {
@@ -25,15 +25,22 @@ _CHECK_NAMES = {
 }
 
 
-def read_service_bodies(path: Path, text: str) -> list[dict[str, Any]]:
+def read_service_bodies(
+    path: Path, text: str, plugins: Extensions | None = None
+) -> list[dict[str, Any]]:
     """The bodies of every service that a definition file holds, in its order.
 
     Raises `ConfigError` that names file, line and key.
     """
-    load = FORMATS.get(path.suffix.lower(), load_json)
+    load = file_formats(plugins).get(path.suffix.lower(), load_json)
     source = read_source(str(path), text, load(path, text))
+    check_types = [kind.key for kind in plugins.check_types()] if plugins else []
     return [
-        service_body(with_source([source], read_service, mapping, source="file", where=where))
+        service_body(
+            with_source(
+                [source], read_service, mapping, source="file", where=where, check_types=check_types
+            )
+        )
         for where, mapping in source.decoded.definitions["services"]
     ]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
 from contextlib import suppress
 
 from registry.membership.addresses import Address
@@ -49,12 +48,6 @@ def dial_error(problem: Exception) -> str:
     if isinstance(problem, OSError):
         return problem.strerror or str(problem)
     return str(problem)
-
-
-def list_errors(errors: Sequence[str]) -> str:
-    """Several reasons as the API puts them."""
-    count = f"{len(errors)} error{'s' if len(errors) > 1 else ''} occurred:"
-    return "\n".join([count, *(f"\t* {error}" for error in errors), "\n"])
 
 
 async def resolve(text: str, default_port: int) -> list[Address]:

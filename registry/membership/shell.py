@@ -42,7 +42,7 @@ from registry.membership.context import SerfContext
 from registry.membership.coordinate import Coordinate
 from registry.membership.core import SwimCore
 from registry.membership.crypto import Keyring
-from registry.membership.dialling import converse, dial_error, list_errors, read_message, resolve
+from registry.membership.dialling import converse, dial_error, read_message, resolve
 from registry.membership.filters import Filter
 from registry.membership.key_queries import KeyringResult
 from registry.membership.listeners import EventStream, Listeners
@@ -460,7 +460,7 @@ class GossipPool:
         finally:
             core.serf.ignore_old_events(ignore=False)
         if reached == 0 and errors:
-            raise Unavailable(list_errors(errors))
+            raise Unavailable("; ".join(errors))
         if reached > 0:
             self._now().serf.announce_join()
         return reached

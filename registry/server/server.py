@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from registry.errors import NotLeader
 from registry.raft.driver import RaftDriver
 from registry.raft.membership import Remove
 from registry.raft.messages import Role
-from registry.raft.ready import RoleChange
+from registry.raft.ready import RaftRole, RoleChange
 from registry.rpc.pool import Pool
 from registry.rpc.stream import Hello
 from registry.server import calls
@@ -95,6 +96,8 @@ class Server:
         self.forwarding = Forwarding(
             driver, self._connections, hold_timeout_s=settings.hold_timeout_s
         )
+        #: Called when this server becomes the leader.
+        self.on_elected: Callable[[], None] | None = None
         driver.on_role_change = self._role_changed
         if network is not None:
             network.transport.attach(driver)
@@ -133,6 +136,8 @@ class Server:
     def _role_changed(self, change: RoleChange) -> None:
         self.duties.role_changed(change)
         self.forwarding.leader_changed()
+        if change.role is RaftRole.LEADER and self.on_elected is not None:
+            self.on_elected()
 
     async def write(self, command: Command) -> Any:
         """Propose on the leader's log; holds the request while there is no leader (R-67).

@@ -184,10 +184,9 @@ async def test_a_join_that_reaches_nobody_says_why() -> None:
         with pytest.raises(Unavailable) as raised:
             await alpha.pool.join([f"127.0.0.1:{port}"])
         assert str(raised.value) == (
-            "1 error occurred:\n\t* Failed to join 127.0.0.1:"
-            f" dial tcp 127.0.0.1:{port}: connect: connection refused\n\n"
+            f"Failed to join 127.0.0.1: dial tcp 127.0.0.1:{port}: connect: connection refused"
         )
-        with pytest.raises(Unavailable, match="2 errors occurred"):
+        with pytest.raises(Unavailable, match=r"Failed to join.*; Failed to join"):
             await alpha.pool.join([f"127.0.0.1:{port}", "127.0.0.1:99999"])
 
 

@@ -1,0 +1,240 @@
+"""What an agent is in its cluster: a server with a store and consensus, or a client of servers.
+
+Either is a backend for the facade, follows the members of the LAN pool in its own way, and has its
+own things to do before it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from registry.agent.autopilot import configured_autopilot
+from registry.agent.client_backend import ClientBackend
+from registry.agent.config import AgentConfig
+from registry.agent.durations import MILLISECOND, SECOND
+from registry.agent.facade import Backend
+from registry.agent.metrics import Metrics
+from registry.agent.node_facts import node_meta, tagged_addresses
+from registry.agent.pools import Pools, ServersView
+from registry.errors import ConfigError, RegistryError
+from registry.plugins import Plugins
+from registry.raft.disk import Identity, bootstrap, holds_raft_state
+from registry.raft.driver import RaftDriver, RaftSettings
+from registry.raft.messages import Configuration
+from registry.raft.messages import Server as RaftServer
+from registry.rpc.pool import Pool
+from registry.rpc.server import RpcServerSettings
+from registry.rpc.stream import Hello
+from registry.server.members import MemberStatus, PoolMember, server_of, servers_of
+from registry.server.network import NetworkSettings, ServerNetwork
+from registry.server.reconcile import LocalServerFacts
+from registry.server.recovery import recover_from_file
+from registry.server.server import Server, ServerSettings
+from registry.state.machine import StateMachine
+from registry.storage.store import Store
+
+logger = logging.getLogger("registry.agent")
+
+#: Raft's timing in `-dev`, where nobody waits for anybody.
+DEV_ELECTION_TIMEOUT_MS = 52
+
+#: How long a leaving leader tries to hand over before it goes all the same.
+HAND_OVER_S = 5.0
+
+
+class Role(Protocol):
+    """One agent's part in the cluster."""
+
+    @property
+    def backend(self) -> Backend: ...
+    async def run(self) -> None:
+        """Serve until cancelled; a failure that the process must not survive travels out."""
+        ...
+
+    def follow(self, pools: Pools) -> None:
+        """The pools are up: their members count from now on."""
+        ...
+
+    def member_changed(self, member: PoolMember) -> None:
+        """News of a member of the LAN pool; must not wait."""
+        ...
+
+    async def leave(self) -> None:
+        """Hand over what others should do from now on, before the pools are left."""
+        ...
+
+    def close(self) -> None:
+        """After `run` has ended."""
+        ...
+
+
+class ClientRole:
+    """No data of its own: everything is forwarded to live servers of the LAN pool."""
+
+    def __init__(self, config: AgentConfig, metrics: Metrics) -> None:
+        self._datacenter = config.datacenter
+        self._pools: Pools | None = None
+        self._backend = ClientBackend(
+            Pool(Hello(datacenter=config.datacenter, node=config.node_name)),
+            hold_timeout_s=config.performance.rpc_hold_timeout_ns / SECOND,
+            rate=config.limits.rpc_rate,
+            burst=config.limits.rpc_max_burst,
+            count=metrics.count,
+        )
+
+    @property
+    def backend(self) -> Backend:
+        return self._backend
+
+    async def run(self) -> None:
+        await self._backend.run()
+
+    def follow(self, pools: Pools) -> None:
+        self._pools = pools
+        self._update()
+
+    def member_changed(self, member: PoolMember) -> None:
+        server = server_of(member)
+        if server is None:
+            return
+        self._update()
+        if member.status is MemberStatus.ALIVE:
+            self._backend.server_is_alive(server.rpc_address)
+
+    def _update(self) -> None:
+        if self._pools is None:
+            return
+        members = ServersView(self._pools).members()
+        alive = [
+            server.rpc_address
+            for server in servers_of(members, self._datacenter)
+            if server.status is MemberStatus.ALIVE
+        ]
+        self._backend.set_servers(alive)
+
+    async def leave(self) -> None:
+        """Nothing is kept here that others would need."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class ServerRole:
+    """A server: its store, its part in consensus, and what it does when it leads."""
+
+    def __init__(
+        self, config: AgentConfig, node_id: str, data_dir: Path | None, plugins: Plugins
+    ) -> None:
+        """Open the store and bind the RPC port. Raises `ConfigError`, `StorageError`."""
+        self._config = config
+        self._store = _open_store(config, data_dir, plugins)
+        try:
+            self.server = _make_server(config, node_id, data_dir, self._store)
+        except BaseException:
+            self._store.close()
+            raise
+
+    @property
+    def backend(self) -> Backend:
+        return self.server
+
+    async def run(self) -> None:
+        await self.server.run()
+
+    def follow(self, pools: Pools) -> None:
+        self.server.attach(ServersView(pools))
+        self.server.on_elected = lambda: pools.tell_new_leader(self._config.node_name)
+
+    def member_changed(self, member: PoolMember) -> None:
+        self.server.member_changed(member)
+
+    async def leave(self) -> None:
+        """A leader hands leadership over; the new one puts us out when it hears that we left."""
+        if self.server.network is not None:
+            self.server.network.rpc.announce_end("leaving")
+        driver = self.server.driver
+        if driver.is_leader and len(driver.configuration.servers) > 1:
+            with suppress(RegistryError, TimeoutError):
+                async with asyncio.timeout(HAND_OVER_S):
+                    await driver.transfer()
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _open_store(config: AgentConfig, data_dir: Path | None, plugins: Plugins) -> Store:
+    name = config.storage_engine or ("memory" if config.dev_mode else "rocksdict")
+    engine = plugins.storage_engine(name)
+    if data_dir is None and engine.durable:
+        raise ConfigError(f"the storage engine {name} needs a data_dir", field="data_dir")
+    store: Store = engine.open((data_dir or Path()) / "store")
+    return store
+
+
+def _make_server(config: AgentConfig, node_id: str, data_dir: Path | None, store: Store) -> Server:
+    address = f"{config.advertise_addr}:{config.ports.server}"
+    if (config.bootstrap or config.dev_mode) and not holds_raft_state(store):
+        first = Configuration((RaftServer(node_id, address),))
+        bootstrap(store, first, Identity(node_id, ""))
+    machine = StateMachine(store)
+    if data_dir is not None:
+        recover_from_file(data_dir / "raft", store, machine, node_id)
+    network = _network(config, node_id)
+    driver = RaftDriver(
+        server_id=node_id,
+        store=store,
+        machine=machine,
+        transport=network.transport,
+        settings=_raft_settings(config),
+        snapshot_directory=data_dir / "raft" / "snapshots" if data_dir else None,
+    )
+    facts = LocalServerFacts(
+        node_id=node_id,
+        node_name=config.node_name,
+        address=config.advertise_addr,
+        datacenter=config.datacenter,
+        server_port=config.ports.server,
+        tagged_addresses=tagged_addresses(config),
+        node_meta=node_meta(config),
+    )
+    network.bind()
+    settings = ServerSettings(
+        facts,
+        hold_timeout_s=config.performance.rpc_hold_timeout_ns / SECOND,
+        autopilot=configured_autopilot(config),
+        bootstrap_expect=0 if config.bootstrap else config.bootstrap_expect,
+    )
+    return Server(settings, machine, driver, network)
+
+
+def _network(config: AgentConfig, node_id: str) -> ServerNetwork:
+    return ServerNetwork(
+        NetworkSettings(
+            datacenter=config.datacenter,
+            node_name=config.node_name,
+            server_id=node_id,
+            bind_host=config.bind_addr,
+            port=config.ports.server,
+            advertise_host=config.advertise_addr,
+            rpc=RpcServerSettings(
+                handshake_timeout_s=config.limits.rpc_handshake_timeout_ns / SECOND,
+                connections_per_address_max=config.limits.rpc_max_conns_per_client,
+            ),
+        )
+    )
+
+
+def _raft_settings(config: AgentConfig) -> RaftSettings:
+    settings = RaftSettings.scaled(config.performance.raft_multiplier)
+    return RaftSettings(
+        election_timeout_ms=(
+            DEV_ELECTION_TIMEOUT_MS if config.dev_mode else settings.election_timeout_ms
+        ),
+        compaction_threshold_entries=config.raft_snapshot_threshold,
+        compaction_interval_ms=config.raft_snapshot_interval_ns // MILLISECOND,
+        trailing_entries=config.raft_trailing_logs,
+    )
