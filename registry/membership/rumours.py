@@ -98,7 +98,7 @@ class Rumours:
             entry = self._newcomer(message)
         is_reclaimed = entry.address != message.address
         if is_reclaimed and not self._may_reclaim(entry):
-            context.drop("name-conflict", f"node={message.node} address={message.address}")
+            context.dropped["name-conflict"] += 1
             context.delegate.conflict(entry.view(), _presented(message))
         elif is_self:
             self._heard_of_ourselves(entry, message)
