@@ -82,7 +82,9 @@ def _tagged_address(text: str) -> tuple[str, dict[str, Any]]:
 def _from_files(paths: list[str]) -> list[dict[str, Any]]:
     """Registration bodies of the services in definition files, in the files' order."""
     from registry.agent.service_bodies import read_service_bodies
+    from registry.plugins import Plugins
 
+    plugins = Plugins.load()  # they may bring formats and types of checks
     bodies = []
     for path in paths:
         try:
@@ -93,7 +95,7 @@ def _from_files(paths: list[str]) -> list[dict[str, Any]]:
                 f"Error: config: Open failed on {path}. open {path}: {reason}"
             ) from problem
         try:
-            bodies += read_service_bodies(Path(path), text)
+            bodies += read_service_bodies(Path(path), text, plugins)
         except RegistryError as problem:
             raise CommandError(f"Error: {problem}") from problem
     return bodies
