@@ -301,7 +301,9 @@ def test_a_bad_reload_changes_nothing(agent: AgentProcess) -> None:
     path = agent.write_config("service.json", {"service": {"name": "web", "port": 1}})
 
     def port() -> int | None:
-        services = json.loads(send(agent, "GET", "/v1/agent/services")[1])
+        services: dict[str, dict[str, int]] = json.loads(
+            send(agent, "GET", "/v1/agent/services")[1]
+        )
         return services.get("web", {}).get("Port")
 
     wait_until(lambda: port() == 1, "the service of the new file")
