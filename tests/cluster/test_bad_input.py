@@ -95,7 +95,7 @@ def exchange(agent: AgentProcess, data: bytes, *, half_close: bool = False) -> A
 # Random requests
 
 PATHS = (
-    "kv/a", "kv/", "kv/a?recurse", "kv/a?keys", "txn", "session/create", "session/info/x",
+    "kv/a", "kv/a?recurse", "kv/a?keys", "txn", "session/create", "session/info/x",
     "session/renew/x", "session/destroy/x", "session/node/a", "session/list", "catalog/register",
     "catalog/deregister", "catalog/nodes", "catalog/services", "catalog/service/a",
     "catalog/node/a", "catalog/node-services/a", "catalog/datacenters", "health/service/a",
