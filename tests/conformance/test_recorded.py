@@ -96,6 +96,8 @@ def test_command_line():
             "registry",
             "--agent",
             f"{program} {MODES['dev']}",
+            "--client-agent",
+            f"{program} agent -data-dir {{data_dir}} -config-dir {{config_dir}}",
             *areas,
         )
     )
