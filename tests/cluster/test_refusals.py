@@ -120,7 +120,8 @@ def test_a_command_line_that_makes_no_sense(
         ),
         pytest.param(
             '{"service": {"name": "a",\n "check": {"tcp": "x"}}}',
-            "a.json:1: service: Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks",
+            "a.json:1: service: Invalid check: "
+            "Interval must be > 0 for Script, HTTP, or TCP checks",
             id="check",
         ),
         pytest.param("\xff", "a.json:1: the file is not UTF-8 text", id="not text"),
