@@ -315,6 +315,8 @@ class SerfCore:
         return self._rules.objection([member_of(node) for node in nodes])
 
     def alive_allowed(self, node: Node) -> str | None:
+        if (node.name, node.address) == (self._context.name, self._context.address):
+            return None  # whoever is not fit for the pool is told so by others
         return self._rules.objection([member_of(node)])
 
     def ack_payload(self) -> bytes:

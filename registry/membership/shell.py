@@ -211,14 +211,16 @@ class GossipPool:
             async with asyncio.TaskGroup() as self._tasks:
                 writer = self._tasks.create_task(self._write_snapshots())
                 rejoin = self._tasks.create_task(self._rejoin())
-                await self._drive()
+                try:
+                    await self._drive()
+                finally:
+                    self._tasks = None  # nothing new is begun
                 rejoin.cancel()
                 for task in self._spawned:
                     task.cancel()
                 self._snapshot_writes.put_nowait(None)
                 await writer
         finally:
-            self._tasks = None
             self.close()
         if self._lost is not None:
             raise Rejected(
@@ -277,6 +279,10 @@ class GossipPool:
         core.at(_now_ms())
         self._wake.set()
         return core
+
+    def _check_running(self) -> None:
+        if self._left.is_set():
+            raise Unavailable(f"this agent is in the {self._label} pool no more")
 
     # Doing what the cores ask.
 
@@ -449,6 +455,7 @@ class GossipPool:
         each address why, when none was reached. A pool that refuses us says so only in its own log;
         then a warning follows here some seconds later.
         """
+        self._check_running()
         core = self._now()
         core.serf.ignore_old_events(ignore=ignore_old)
         reached, errors = 0, []
@@ -512,8 +519,9 @@ class GossipPool:
 
     async def leave(self) -> None:
         """Leave gracefully; returns when the news had time to get around, and `run` ends."""
-        self._now().serf.leave()
-        await self._left.wait()
+        if not self._left.is_set():
+            self._now().serf.leave()
+            await self._left.wait()
 
     async def force_leave(self, name: str, *, prune: bool = False) -> None:
         """Declare that a member has left. Raises `NotFound`."""
@@ -594,6 +602,7 @@ class GossipPool:
             wants_acks=wants_acks,
             relay_factor=relay_factor,
         )
+        self._check_running()
         query_id = self._now().serf.query(question)
         queue: asyncio.Queue[QueryAnswer | QueryClosed] = asyncio.Queue()
         self._answers[query_id] = queue
