@@ -6,6 +6,7 @@ are executed here or forwarded to a server.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,6 +91,28 @@ class Member:
     delegate_current: int = 4
 
 
+class KeyOperation(enum.Enum):
+    """What is done with a gossip key, by all members of the pools."""
+
+    LIST = "list"
+    INSTALL = "install"
+    USE = "use"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKeys:
+    """What one pool said to a key operation: keys in base64, with how many nodes have them."""
+
+    wan: bool
+    nodes: int
+    answers: int
+    errors: int  # of those answers
+    messages: Mapping[str, str]  # by node
+    keys: Mapping[str, int]
+    primary_keys: Mapping[str, int]
+
+
 class Membership(Protocol):
     """The gossip pool this agent is in (the serf port is bound by whoever implements it)."""
 
@@ -101,6 +124,12 @@ class Membership(Protocol):
 
     async def force_leave(self, node: str, *, prune: bool = False) -> None:
         """Raises `NotFound` when no member has that name."""
+        ...
+
+    async def keys(
+        self, operation: KeyOperation, key: bytes = b"", *, relay_factor: int = 0
+    ) -> list[PoolKeys]:
+        """Do it in every pool this agent is in, the WAN pool first; none without encryption."""
         ...
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import msgspec
 
-from registry.agent.facade import Member
+from registry.agent.facade import KeyOperation, Member, PoolKeys
 from registry.agent.gossip_events import NEW_LEADER
 from registry.errors import NotFound, RegistryError, Unavailable
 from registry.membership.agent_tags import server_of
@@ -162,6 +162,16 @@ class Pools:
             if name in (member.name for member in self.wan.members()):
                 await self.wan.force_leave(name, prune=prune)
 
+    async def keys(
+        self, operation: KeyOperation, key: bytes = b"", *, relay_factor: int = 0
+    ) -> list[PoolKeys]:
+        """Do it in every pool this agent is in, the WAN pool first; none without encryption."""
+        return [
+            await _change_keys(pool, operation, key, wan=wan, relay_factor=relay_factor)
+            for wan, pool in ((True, self.wan), (False, self.lan))
+            if pool is not None and pool.is_encrypted
+        ]
+
 
 class ServersView:
     """The LAN pool as a server's work looks at it: `registry.server.members.MemberPool`."""
@@ -183,6 +193,29 @@ def own_coordinate(pools: Pools) -> Coordinate:
         return Coordinate()
     return Coordinate(
         vec=found.vec, error=found.error, adjustment=found.adjustment, height=found.height
+    )
+
+
+async def _change_keys(
+    pool: GossipPool, operation: KeyOperation, key: bytes, *, wan: bool, relay_factor: int
+) -> PoolKeys:
+    match operation:
+        case KeyOperation.LIST:
+            result = await pool.list_keys(relay_factor=relay_factor)
+        case KeyOperation.INSTALL:
+            result = await pool.install_key(key, relay_factor=relay_factor)
+        case KeyOperation.USE:
+            result = await pool.use_key(key, relay_factor=relay_factor)
+        case KeyOperation.REMOVE:
+            result = await pool.remove_key(key, relay_factor=relay_factor)
+    return PoolKeys(
+        wan=wan,
+        nodes=result.nodes,
+        answers=result.answers,
+        errors=result.errors,
+        messages=result.messages,
+        keys=result.keys,
+        primary_keys=result.primary_keys,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from registry.agent.autopilot import configured_autopilot
 from registry.agent.durations import MILLISECOND, format_duration, parse_duration
-from registry.agent.facade import AgentFacade
+from registry.agent.facade import AgentFacade, KeyOperation, PoolKeys
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -227,33 +228,87 @@ def _server_health(server: ServerHealth) -> dict[str, Any]:
 # Gossip keys
 
 
+#: Method -> what it does with the key of its body.
+_KEY_OPERATIONS = {
+    "POST": KeyOperation.INSTALL,
+    "PUT": KeyOperation.USE,
+    "DELETE": KeyOperation.REMOVE,
+}
+
+
 @routes.get("/v1/operator/keyring")
 async def list_keys(request: ApiRequest) -> ApiResponse:
-    _relay_factor(request)
-    _local_only(request)
-    raise _no_keyring()
+    relay_factor = _relay_factor(request)
+    _local_only(request)  # no other datacenter is asked in any case
+    pools = await _in_pools(request, KeyOperation.LIST, b"", relay_factor)
+    return json_response([_shown_keys(request.agent, pool) for pool in pools])
 
 
 @routes.post("/v1/operator/keyring")
 @routes.put("/v1/operator/keyring")
 @routes.delete("/v1/operator/keyring")
 async def change_keys(request: ApiRequest) -> ApiResponse:
+    """500 with a line for each pool in which not all did it; asking again does no harm."""
     try:
         body = decode_json(request, await request.body())
     except HttpError as problem:
         raise HttpError(problem.status, f"Bad request: {problem.text}") from problem
     if not isinstance(body, dict):
         raise _bad("Request decode failed: the body must be an object with a Key")
-    if any(name.lower() == "key" and not isinstance(key, str | None) for name, key in body.items()):
+    given = next((key for name, key in body.items() if name.lower() == "key"), None)
+    if not isinstance(given, str | None):
         raise _bad("Request decode failed: the Key must be a string")
-    _relay_factor(request)
+    relay_factor = _relay_factor(request)
     if _local_only(request):
         raise _bad("Invalid use of local-only: local-only can only be set for list requests")
-    raise _no_keyring()
+    operation = _KEY_OPERATIONS[request.method]
+    pools = await _in_pools(request, operation, _key(given or ""), relay_factor)
+    if flaws := [flaw for pool in pools if (flaw := _flaw(pool))]:
+        head = "1 error" if len(flaws) == 1 else f"{len(flaws)} errors"
+        listed = "".join(f"\t* {flaw}\n" for flaw in flaws)
+        raise HttpError(500, f"{head} occurred:\n{listed}\n")
+    return empty_response()
 
 
-def _no_keyring() -> HttpError:
-    return HttpError(500, "no gossip encryption is in use on this agent, so there is no keyring")
+def _key(text: str) -> bytes:
+    """The key; text that is none goes on as no key, which every node refuses in its words."""
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        return b""
+
+
+async def _in_pools(
+    request: ApiRequest, operation: KeyOperation, key: bytes, relay_factor: int
+) -> list[PoolKeys]:
+    pools = await request.agent.membership.keys(operation, key, relay_factor=relay_factor)
+    if not pools:
+        raise HttpError(500, "no gossip encryption is in use on this agent, so there is no keyring")
+    return pools
+
+
+def _flaw(pool: PoolKeys) -> str:
+    """What kept a change from being made everywhere, "" for nothing."""
+    name = "WAN" if pool.wan else "LAN"
+    reasons = ", ".join(f"{node}: {text}" for node, text in sorted(pool.messages.items()))
+    told = f" ({reasons})" if reasons else ""
+    if pool.errors:
+        return f"{name} error: {pool.errors}/{pool.nodes} nodes reported failure{told}"
+    if pool.answers < pool.nodes:
+        return f"{name} error: {pool.answers}/{pool.nodes} nodes reported success{told}"
+    return ""
+
+
+def _shown_keys(agent: AgentFacade, pool: PoolKeys) -> dict[str, Any]:
+    return {
+        "WAN": pool.wan,
+        "Datacenter": agent.datacenter,
+        "Segment": "",
+        "Messages": dict(pool.messages),
+        "Keys": dict(sorted(pool.keys.items())),
+        "PrimaryKeys": dict(sorted(pool.primary_keys.items())),
+        "NumNodes": pool.nodes,
+    }
 
 
 def _relay_factor(request: ApiRequest) -> int:

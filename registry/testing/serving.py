@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from registry.agent.config import AgentConfig
-from registry.agent.facade import AgentFacade, Backend, Member
+from registry.agent.facade import AgentFacade, Backend, KeyOperation, Member, PoolKeys
 from registry.agent.reload import ReloadReport
 from registry.errors import NotFound, Unavailable
 from registry.http.limits import Deadlines
@@ -35,6 +35,11 @@ class OneMember:
 
     async def force_leave(self, node: str, *, prune: bool = False) -> None:
         raise NotFound(f"No node found with name '{node}'")
+
+    async def keys(
+        self, operation: KeyOperation, key: bytes = b"", *, relay_factor: int = 0
+    ) -> list[PoolKeys]:
+        return []
 
 
 async def _nothing() -> None:
