@@ -85,13 +85,11 @@ class SwimContext:
 
     # Packets.
 
-    def send(self, address: Address, message: Encodable, *, with_riders: bool = True) -> None:
+    def send(self, address: Address, message: Encodable) -> None:
         """One message to an address, with as many broadcasts as fit beside it."""
         data = encode(message)
-        messages = [data]
-        if with_riders:
-            messages += self.riders(self.packet_room - len(data) - COMPOUND_ENTRY_BYTES)
-        self.send_all(address, messages)
+        riders = self.riders(self.packet_room - len(data) - COMPOUND_ENTRY_BYTES)
+        self.send_all(address, [data, *riders])
 
     def send_user(self, address: Address, data: bytes) -> None:
         self.send_all(address, [encode_user(data)])

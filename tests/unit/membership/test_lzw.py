@@ -45,10 +45,19 @@ def test_what_is_encoded_decodes(data: bytes, repeats: int) -> None:
     assert lzw.decode(lzw.encode(data * repeats), len(data) * repeats) == data * repeats
 
 
-@pytest.mark.parametrize("length", range(3835, 3845))
-def test_around_the_length_at_which_the_table_starts_anew(length: int) -> None:
-    """No pair of bytes comes twice, so that each byte enters one code."""
-    data = b"".join(bytes([a, b]) for a in range(256) for b in range(a))[:length]
+def incompressible(length: int) -> bytes:
+    """No pair of bytes comes twice, so that each byte is a code and enters another."""
+    data = bytearray([0])
+    while len(data) < length:
+        step = 2 * (len(data) // 256) + 1
+        data.append((data[-1] + step) % 256)
+    return bytes(data[:length])
+
+
+@pytest.mark.parametrize("length", [*range(253, 258), *range(3835, 3842)])
+def test_around_the_lengths_at_which_the_width_changes(length: int) -> None:
+    """Also when the last code is the one that widens, or starts the table anew."""
+    data = incompressible(length)
     assert lzw.decode(lzw.encode(data), length) == data
 
 

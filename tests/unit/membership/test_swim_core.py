@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import RemoteProtocolError, TooLarge
-from registry.membership import packets
+from registry.membership import packets, rumours
 from registry.membership.config import SwimConfig
 from registry.membership.core import SwimCore
 from registry.membership.crypto import Keyring
@@ -197,6 +197,21 @@ def test_a_node_that_the_layer_above_refuses_is_ignored() -> None:
     assert core.statistics()["dropped_refused"] == 1
 
 
+def test_the_list_of_nodes_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rumours, "NODES_MAX", 10)
+    core, _ = started()
+    for number in range(20):
+        core.receive_packet(encode(alive(f"n{number}")), SOMEBODY, 1)
+    assert len(core.nodes) == 10
+    assert core.statistics()["dropped_too-many-nodes"] == 11
+
+
+def test_incarnation_0_proves_nothing() -> None:
+    core, delegate = started()
+    core.receive_packet(encode(alive("bob", incarnation=0)), SOMEBODY, 1)
+    assert ("join", "bob") not in delegate.events
+
+
 # Packets.
 
 
@@ -315,13 +330,36 @@ def test_a_join_that_fails_says_why(reply: bytes | None, error: str) -> None:
     assert error in finished.error
 
 
-def test_a_ping_by_stream_with_a_broken_answer_is_none() -> None:
+def test_a_sync_that_fails_is_noted() -> None:
+    core, _ = started()
+    core.rejoin(SOMEBODY)
+    (stream,) = [o for o in core.take_output() if isinstance(o, OpenStream)]
+    core.stream_reply(stream.token, None, 1)
+    (notice,) = core.take_output()
+    assert isinstance(notice, Notice)
+    assert notice.text.startswith("push/pull failed: address=10.0.0.9:8301")
+
+
+def test_no_ping_by_stream_when_no_time_is_left() -> None:
+    """With Consul's dev timing the probe timeout is the whole interval."""
+    core, _ = started(SwimConfig.consul_dev())
+    core.receive_packet(encode(alive("bob")), SOMEBODY, 1)
+    for now_ms in (100, 200):
+        core.advance(now_ms)
+    assert not [o for o in core.take_output() if isinstance(o, OpenStream)]
+    node = core.node("bob")
+    assert node is not None
+    assert node.state is NodeState.SUSPECT
+
+
+@pytest.mark.parametrize("reply", [None, b"", b"\x06"], ids=["failed", "silence", "nonsense"])
+def test_a_ping_by_stream_with_a_broken_answer_is_none(reply: bytes | None) -> None:
     core, _ = started()
     core.receive_packet(encode(alive("bob")), SOMEBODY, 1)
     for now_ms in (1000, 1600):
         core.advance(now_ms)
     (stream,) = [o for o in core.take_output() if isinstance(o, OpenStream)]
-    core.stream_reply(stream.token, b"\x06", 1700)
+    core.stream_reply(stream.token, reply, 1700)
     core.advance(3000)
     node = core.node("bob")
     assert node is not None
