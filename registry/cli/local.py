@@ -72,7 +72,9 @@ COMMANDS = {
         validate,
         (
             Flag("config-format", "Read every file as hcl or json.", default=""),
-            Flag("plugin-dir", "Load plugins from here too; repeatable.", repeat=True),
+            Flag(
+                "plugin-dir", "Load plugins from here too; repeatable.", repeat=True, metavar="path"
+            ),
             Flag("quiet", "Say nothing when all is well.", boolean, False),
         ),
         "",
