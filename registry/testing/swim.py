@@ -1,7 +1,8 @@
 """A pool of SWIM cores on a virtual clock: delays, loss, partitions and stopped nodes by choice.
 
-The cores are the real ones. A node is stopped as a process is by SIGSTOP or a pulled plug: nothing
-it is sent is answered. All chance comes from one seed, so a run can be repeated.
+The cores are the real ones; with `with_serf`, so is the Serf layer on top of each. A node is
+stopped as a process is by SIGSTOP or a pulled plug: nothing it is sent is answered. All chance
+comes from one seed, so a run can be repeated.
 """
 
 from __future__ import annotations
@@ -14,18 +15,16 @@ from dataclasses import dataclass, field
 
 from registry.membership.addresses import Address
 from registry.membership.config import SwimConfig
+from registry.membership.context import SerfContext
 from registry.membership.core import SwimCore
 from registry.membership.crypto import Keyring
-from registry.membership.seam import (
-    JoinFinished,
-    JoinUnconfirmed,
-    LeaveSent,
-    Node,
-    NodeState,
-    Notice,
-    OpenStream,
-    SendPacket,
-)
+from registry.membership.member_table import MemberTable
+from registry.membership.merge_rules import OpenRules
+from registry.membership.pool_core import PoolCore, PoolOutput
+from registry.membership.seam import Node, NodeState, OpenStream, SendPacket, SwimOutput
+from registry.membership.serf import SerfCore
+from registry.membership.serf_config import SerfConfig
+from registry.state.regexp import compile_pattern
 
 
 @dataclass(slots=True)
@@ -86,15 +85,19 @@ class RecordingDelegate:
 
 @dataclass(slots=True, eq=False)
 class SimulatedNode:
+    """`driver` takes the inputs: the SWIM core itself, or both layers as one."""
+
     name: str
     address: Address
     core: SwimCore
-    delegate: RecordingDelegate
+    driver: SwimCore | PoolCore
+    delegate: RecordingDelegate  # unused when there is a Serf layer
+    serf: SerfCore | None = None
     is_running: bool = True
     #: How often it was started and resumed: alarms set before do not count.
     lives: int = 0
     #: What the core said besides what it sent, in order.
-    outputs: list[JoinFinished | JoinUnconfirmed | LeaveSent | Notice] = field(default_factory=list)
+    outputs: list[SwimOutput | PoolOutput] = field(default_factory=list)
 
     def sees(self, name: str) -> NodeState | None:
         node = self.core.node(name)
@@ -111,6 +114,7 @@ class SwimPool:
         config: SwimConfig | None = None,
         keys: Sequence[bytes] = (),
         delay_ms: tuple[float, float] = (0.2, 2.0),
+        with_serf: bool = False,
     ) -> None:
         self.seed = seed
         self.now_ms = 0.0
@@ -121,6 +125,7 @@ class SwimPool:
         self._config = config or SwimConfig.lan()
         self._keys = tuple(keys)
         self._delay_ms = delay_ms
+        self._with_serf = with_serf
         self._rng = random.Random(seed)
         self._by_address: dict[Address, SimulatedNode] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -144,14 +149,35 @@ class SwimPool:
             rng=random.Random(self._rng.getrandbits(64)),
             keyring=self._ring(),
         )
-        node = SimulatedNode(name, address, core, RecordingDelegate(tags))
+        if self._with_serf:
+            node = self._serf_node(name, address, core)
+        else:
+            node = SimulatedNode(name, address, core, core, RecordingDelegate(tags))
+            core.start(node.delegate, self.now_ms)
         if old is not None:
             old.is_running = False
         self.nodes[name] = self._by_address[address] = node
-        core.start(node.delegate, self.now_ms)
         self._flush(node)
         self._wake(node)
         return node
+
+    def _serf_node(self, name: str, address: Address, core: SwimCore) -> SimulatedNode:
+        config = SerfConfig()
+        context = SerfContext(
+            config=config,
+            name=name,
+            address=address,
+            tags={"role": "node"},
+            rng=random.Random(self._rng.getrandbits(64)),
+            compile_pattern=compile_pattern,
+            members=MemberTable(recent_intent_timeout_ms=config.recent_intent_timeout_ms),
+            lower=core,
+            gossip_interval_ms=self._config.gossip_interval_ms,
+            now_ms=int(self.now_ms),
+        )
+        serf = SerfCore(context, rules=OpenRules(), retransmit_mult=self._config.retransmit_mult)
+        driver = PoolCore(core, serf, int(self.now_ms))
+        return SimulatedNode(name, address, core, driver, RecordingDelegate(), serf)
 
     def _ring(self) -> Keyring | None:
         if not self._keys:
@@ -188,7 +214,7 @@ class SwimPool:
 
     def ask(self, node: SimulatedNode, wish: Callable[[SwimCore], object]) -> None:
         """Something that the layer above wants of the core, now."""
-        node.core.at(self.now_ms)
+        node.driver.at(self.now_ms)
         wish(node.core)
         self._flush(node)
 
@@ -222,16 +248,16 @@ class SwimPool:
 
         def wake() -> None:
             if node.is_running and node.lives == life:
-                node.core.advance(self.now_ms)
+                node.driver.advance(self.now_ms)
                 self._flush(node)
                 self._wake(node)
 
-        self._later(max(0.0, node.core.next_deadline_ms() - self.now_ms), wake)
+        self._later(max(0.0, node.driver.next_deadline_ms() - self.now_ms), wake)
 
     # The network.
 
     def _flush(self, node: SimulatedNode) -> None:
-        for output in node.core.take_output():
+        for output in node.driver.take_output():
             if isinstance(output, SendPacket):
                 self._send(node, output)
             elif isinstance(output, OpenStream):
@@ -247,7 +273,7 @@ class SwimPool:
 
         def arrive() -> None:
             if receiver.is_running:
-                receiver.core.receive_packet(packet.data, sender.address, self.now_ms)
+                receiver.driver.receive_packet(packet.data, sender.address, self.now_ms)
                 self._flush(receiver)
 
         self._later(self._rng.uniform(*self._delay_ms), arrive)
@@ -258,7 +284,7 @@ class SwimPool:
 
         def replied(reply: bytes | None) -> None:
             if sender.is_running:
-                sender.core.stream_reply(stream.token, reply, self.now_ms)
+                sender.driver.stream_reply(stream.token, reply, self.now_ms)
                 self._flush(sender)
 
         def arrive() -> None:
@@ -266,7 +292,7 @@ class SwimPool:
             if not receiver.is_running:
                 self._later(stream.timeout_ms, lambda: replied(None))
                 return
-            reply = receiver.core.receive_stream_request(stream.data, sender.address, self.now_ms)
+            reply = receiver.driver.receive_stream_request(stream.data, sender.address, self.now_ms)
             self._flush(receiver)
             self._later(self._rng.uniform(*self._delay_ms), lambda: replied(reply or b""))
 

@@ -13,6 +13,7 @@ import pytest
 
 from registry.membership.config import SwimConfig
 from registry.membership.seam import NodeState
+from registry.membership.serf_values import MemberStatus
 from registry.testing.swim import SimulatedNode, SwimPool
 
 LONG = bool(os.environ.get("REGISTRY_MEMBERSHIP_LONG"))
@@ -138,6 +139,28 @@ def test_halves_that_forgot_each_other_heal_when_one_member_rejoins() -> None:
     pool.heal()
     pool.ask(pool.nodes["n0"], lambda core: core.rejoin(pool.nodes["n30"].address))
     assert pool.run(MINUTE_MS, lambda: everybody_alive(pool))
+
+
+def test_with_the_serf_layer_a_long_partition_of_half_heals_within_60_s() -> None:
+    """Each member tries the failed ones it remembers, about once per 30 s (8.8)."""
+    print("seed=10")
+    pool = SwimPool(10, config=LAN, with_serf=True)
+    pool.grow(30)
+    names = set(pool.nodes)
+    assert pool.run(MINUTE_MS, lambda: all(members_of(node) == names for node in pool.running))
+    half = {f"n{number}" for number in range(15)}
+    pool.split(half, names - half)
+    pool.run(5 * MINUTE_MS)
+    assert all(len(members_of(node)) == 15 for node in pool.running)
+    pool.heal()
+    assert pool.run(MINUTE_MS, lambda: all(members_of(node) == names for node in pool.running))
+    assert pool.run(MINUTE_MS, lambda: everybody_alive(pool))
+
+
+def members_of(node: SimulatedNode) -> set[str]:
+    """Whom the Serf layer lists as alive."""
+    assert node.serf is not None
+    return {m.name for m in node.serf.members if m.status is MemberStatus.ALIVE}
 
 
 def test_a_node_that_leaves_is_left_everywhere_and_not_dead() -> None:
