@@ -42,6 +42,9 @@ FLAGS = [
         pytest.param(["-count=0x10"], {"count": 16}, id="hex"),
         pytest.param(["-count=010"], {"count": 8}, id="octal"),
         pytest.param(["-count", "-1"], {"count": -1}, id="negative"),
+        pytest.param([f"-count={2**63 - 1}"], {"count": 2**63 - 1}, id="largest signed"),
+        pytest.param([f"-count={-(2**63)}"], {"count": -(2**63)}, id="least signed"),
+        pytest.param([f"-size={2**64 - 1}"], {"size": 2**64 - 1}, id="largest unsigned"),
         pytest.param(["-join=a", "--join", "b"], {"join": ["a", "b"]}, id="repeatable"),
     ],
 )
@@ -87,6 +90,22 @@ def test_the_rest_is_left(arguments: list[str], rest: list[str]) -> None:
         ),
         pytest.param(
             ["-size=-1"], 'invalid value "-1" for flag -size: parse error', id="negative size"
+        ),
+        pytest.param(
+            ["-size=+1"], 'invalid value "+1" for flag -size: parse error', id="signed size"
+        ),
+        pytest.param(
+            ["-size= 1"], 'invalid value " 1" for flag -size: parse error', id="blank in a number"
+        ),
+        pytest.param(
+            ["-size=18446744073709551616"],
+            'invalid value "18446744073709551616" for flag -size: value out of range',
+            id="size too large",
+        ),
+        pytest.param(
+            ["-count=9223372036854775808"],
+            'invalid value "9223372036854775808" for flag -count: value out of range',
+            id="number just too large",
         ),
     ],
 )
