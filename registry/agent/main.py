@@ -74,12 +74,24 @@ async def _announce(node: Node) -> None:
 
 def _signals(node: Node) -> dict[int, Callable[[], None]]:
     config = node.config
+    caught = False
+
+    def end(reason: str, *, leave: bool) -> None:
+        nonlocal caught
+        if caught:
+            # Whoever asks twice will not wait; all that was acknowledged is on the disk.
+            logger.warning("Caught second signal, exiting at once: reason=%s", reason)
+            if config.pid_file:
+                Path(config.pid_file).unlink(missing_ok=True)
+            os._exit(1)
+        caught = True
+        node.stop(reason, leave=leave)
 
     def interrupt() -> None:
-        node.stop("interrupt", leave=not config.skip_leave_on_interrupt)
+        end("interrupt", leave=not config.skip_leave_on_interrupt)
 
     def terminate() -> None:
-        node.stop("terminated", leave=config.leave_on_terminate)
+        end("terminated", leave=config.leave_on_terminate)
 
     def dump_metrics() -> None:
         node.dump_metrics(sys.stderr)
