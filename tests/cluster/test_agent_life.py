@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,9 +225,13 @@ def test_a_script_s_children_end_with_it(
 def test_an_edit_is_picked_up_within_a_second(agent: AgentProcess) -> None:
     """The best of three, so that a busy machine does not decide."""
     took = []
-    for port in range(3):
+    for port in (80, 81, 82):
         started = time.monotonic()
-        agent.write_config("web.json", {"service": {"name": "web", "port": 80 + port}})
-        wait_until(lambda port=port: port_of(agent, "web") == 80 + port, "picked up", seconds=20)
+        agent.write_config("web.json", {"service": {"name": "web", "port": port}})
+        wait_until(partial(has_port, agent, port), f"port {port}", seconds=20)
         took.append(time.monotonic() - started)
     assert min(took) < 1.0, took
+
+
+def has_port(agent: AgentProcess, port: int) -> bool:
+    return port_of(agent, "web") == port
