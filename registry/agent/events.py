@@ -55,12 +55,6 @@ class UserEvent(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def event_index(event_id: str) -> int:
-    """The high half of the id XOR its low half."""
-    number = uuid.UUID(event_id).int
-    return (number >> 64) ^ (number & ((1 << 64) - 1))
-
-
 def check_event(event: UserEvent) -> None:
     """Raises `Rejected` or `TooLarge` with the text that clients know."""
     if event.tag_filter and not event.service_filter:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from registry.agent.events import UserEvent, event_index
+from registry.agent.events import UserEvent
 from registry.errors import TooLarge
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes, json_response
 from registry.http.params import datacenter, wait_of
 from registry.http.reads import plain
+from registry.watch_views import event_index
 
 routes = Routes()
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from registry.agent.definitions import WatchDefinition
-from registry.agent.events import event_index
 from registry.agent.facade import AgentFacade, Events
 from registry.agent.local import LocalState
 from registry.errors import ConfigError
@@ -19,6 +18,7 @@ from registry.state.base import Query, ReadOptions
 from registry.state.catalog import ListNodes, ListServices
 from registry.state.health import ChecksInState, ServiceChecks, ServiceHealth
 from registry.state.kv import KvGet, KvList
+from registry.watch_views import event_index
 
 #: One blocking read; an unchanged answer after it costs one message.
 WAIT_S = 300.0

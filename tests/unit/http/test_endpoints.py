@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from registry.agent.config import Acl, AgentConfig, HttpConfig, Telemetry, Tokens
-from registry.agent.events import UserEvent, event_index
+from registry.agent.events import UserEvent
 from registry.agent.reload import ReloadReport
 from registry.errors import ConfigError
 from registry.http.agent_info import shown_config
@@ -21,6 +21,7 @@ from registry.http.server import HttpServer
 from registry.server.autopilot import AutopilotReport, ServerHealth
 from registry.testing.consensus import InstantBackend
 from registry.testing.wire import connect, until
+from registry.watch_views import event_index
 
 
 def session_of(server: HttpServer) -> httpx.AsyncClient:
