@@ -299,6 +299,14 @@ class Node:
     # Running
 
     async def _follow_files(self, reloader: Reloader) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_edits(reloader))
+            # Its first step begins the watching; what was edited between the reading of the files
+            # at the start and now is picked up here.
+            await asyncio.sleep(0)
+            await self._reload(reloader, only_if_changed=True)
+
+    async def _follow_edits(self, reloader: Reloader) -> None:
         paths = ConfigPaths(self.loaded.paths, file_formats(self.plugins))
         async for names in edits(paths):
             logger.info("configuration was edited: files=[%s]", " ".join(sorted(names)))

@@ -62,11 +62,11 @@ class Reloader:
         """
         async with self._reloading:
             new = await asyncio.to_thread(load_flags, self._flags, self._plugins)
-            for warning in new.warnings:
-                logger.warning("%s", warning)
             report = plan_reload(self.loaded, new)
             if only_if_changed and not report.items:
                 return report
+            for warning in new.warnings:
+                logger.warning("%s", warning)
             in_force = reloaded_config(self._facade.config, new.config)
             await self._apply(in_force, new)
             # The report of the next reload compares with what was last read, so that a change

@@ -93,6 +93,19 @@ def test_an_edited_directory_is_followed_and_checks_keep_their_state(agent: Agen
     assert status_of(agent, "service:web") == "passing"
 
 
+def test_an_edit_while_the_agent_starts_is_not_missed(tmp_path: Path) -> None:
+    starting = AgentProcess(tmp_path, arguments=("-dev",))
+    starting.start(wait=False)
+    try:
+        # It has read its files, and does not watch them yet.
+        wait_until(lambda: "Started HTTP server" in starting.log_tail(), "a listener")
+        starting.write_config("web.json", {"service": {"name": "web", "port": 80}})
+        wait_until(starting.is_ready, "a ready agent")
+        wait_until(lambda: port_of(starting, "web") == 80, "picked up", seconds=PICKED_UP_S)
+    finally:
+        starting.kill()
+
+
 def test_a_bad_file_changes_nothing_and_is_named(agent: AgentProcess) -> None:
     agent.write_config("web.json", {"service": {"name": "web", "port": 80}})
     wait_until(lambda: port_of(agent, "web") == 80, "added", seconds=PICKED_UP_S)
