@@ -135,9 +135,14 @@ def say(text: str) -> None:
     print(text)
 
 
+def say_now(text: str) -> None:
+    """For commands that take their time: whoever reads a pipe sees it at once."""
+    print(text, flush=True)
+
+
 def say_outline(text: str) -> None:
     """A line about what the command is doing, as opposed to what it found."""
-    say(f"==> {text}")
+    say_now(f"==> {text}")
 
 
 def say_bytes(data: bytes) -> None:

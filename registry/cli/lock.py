@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
-from registry.cli.command import Command, CommandError, Invocation, duration, say, warn
+from registry.cli.command import Command, CommandError, Invocation, duration, say_now, warn
 from registry.cli.holders import Holder, LockHolder, SemaphoreHolder
 from registry.client import ApiError
 from registry.errors import RegistryError, Unavailable
@@ -43,21 +43,25 @@ def lock(call: Invocation) -> int:
     timeout_ns = call["timeout"] or call["try"]
     if timeout_ns < 0:
         raise CommandError("Timeout must be positive")
-    with _session(call) as session_id:
+    # From before there is a session, so that no signal leaves one behind.
+    with _on_signals(signal.default_int_handler), _session(call) as session_id:
         holder = _holder(call, session_id)
-        _verbose(call, f"Attempting lock acquisition of {holder.key}")
-        with _on_signals(signal.default_int_handler):
-            try:
-                held = holder.acquire(timeout_ns / 1e9 if timeout_ns else None)
-            except KeyboardInterrupt:
-                held = False
-            except RegistryError as problem:
-                raise CommandError(f"Lock acquisition failed: {problem}") from problem
-        if not held:
+        if not _acquire(call, holder, timeout_ns / 1e9 if timeout_ns else None):
             with contextlib.suppress(RegistryError):
                 holder.release()
             raise CommandError(NOT_ACQUIRED)
         return _run_held(call, holder)
+
+
+def _acquire(call: Invocation, holder: Holder, timeout_s: float | None) -> bool:
+    """Whether it is held; False when time was up or a signal came."""
+    try:
+        _verbose(call, f"Attempting lock acquisition of {holder.key}")
+        return holder.acquire(timeout_s)
+    except KeyboardInterrupt:
+        return False
+    except RegistryError as problem:
+        raise CommandError(f"Lock acquisition failed: {problem}") from problem
 
 
 def _holder(call: Invocation, session_id: str) -> Holder:
@@ -205,7 +209,7 @@ def _give_back(call: Invocation, holder: Holder) -> None:
 
 def _verbose(call: Invocation, text: str) -> None:
     if call["verbose"]:
-        say(text)
+        say_now(text)
 
 
 COMMANDS: dict[str, Any] = {

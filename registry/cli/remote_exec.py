@@ -23,6 +23,7 @@ from registry.cli.command import (
     UsageError,
     duration,
     say,
+    say_now,
     say_outline,
 )
 from registry.cli.event import FILTER_FLAGS, checked_filters, fire
@@ -173,7 +174,7 @@ class Results:
             _verbose(self._call, f"{node}: heartbeat received")
             return
         for line in value.decode("utf-8", "surrogateescape").split("\n"):
-            say(f"    {node}: {line}")
+            say_now(f"    {node}: {line}")
 
 
 def _rank(key: str) -> tuple[int, str]:

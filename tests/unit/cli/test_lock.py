@@ -50,7 +50,11 @@ def sessions(client: Client) -> list[dict[str, Any]]:
 def held_elsewhere(agent: AgentProcess, *words: str) -> Iterator[subprocess.Popen[str]]:
     """`registry lock WORDS` in another process, which must end before the block does."""
     command = [sys.executable, "-m", "registry", "lock", *words]
-    environment = {**os.environ, "REGISTRY_HTTP_ADDR": f"127.0.0.1:{agent.ports['http']}"}
+    environment = {
+        **os.environ,
+        "REGISTRY_HTTP_ADDR": f"127.0.0.1:{agent.ports['http']}",
+        "PYTHONUNBUFFERED": "",  # what is said has to come through a pipe by itself
+    }
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
