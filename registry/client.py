@@ -260,8 +260,8 @@ def _parse_address(address: str) -> tuple[str, str]:
     if "://" not in address:
         scheme = "https" if environment("HTTP_SSL").lower() in ("1", "true") else "http"
         address = f"{scheme}://{address}"
-    parts = urlsplit(address)
     try:
+        parts = urlsplit(address)
         port = parts.port
     except ValueError as problem:
         raise ConfigError(f"not an address of an agent: {address} ({problem})") from problem
@@ -281,11 +281,13 @@ def _fixed_headers(settings: Settings) -> dict[str, str]:
         try:
             with open(token_file, encoding="utf-8") as file:
                 token = file.read().strip()
-        except OSError as problem:
+        except (OSError, UnicodeDecodeError) as problem:
             raise ConfigError(
                 f"cannot read the token file: {problem}", file=token_file
             ) from problem
     if token:
+        if not (token.isascii() and token.isprintable()):
+            raise ConfigError("the ACL token has characters that no token has")
         headers["X-Consul-Token"] = token
     if credentials := environment("HTTP_AUTH"):
         headers["Authorization"] = "Basic " + base64.b64encode(credentials.encode()).decode()

@@ -34,6 +34,8 @@ def _bearer_token(path: str) -> str:
             token = file.read().strip()
     except OSError as problem:
         raise CommandError(file_problem(path, problem)) from problem
+    except UnicodeDecodeError as problem:
+        raise CommandError(f"{path}: the file is not UTF-8 text") from problem
     if not token:
         raise CommandError(f"No bearer token found in {path}")
     return token

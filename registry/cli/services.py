@@ -94,6 +94,8 @@ def _from_files(paths: list[str]) -> list[dict[str, Any]]:
             raise CommandError(
                 f"Error: config: Open failed on {path}. open {path}: {reason}"
             ) from problem
+        except UnicodeDecodeError as problem:
+            raise CommandError(f"Error: {path}: the file is not UTF-8 text") from problem
         try:
             bodies += read_service_bodies(Path(path), text, plugins)
         except RegistryError as problem:

@@ -127,7 +127,7 @@ def test_addresses(given: str, url: str) -> None:
     assert Client(Settings(address=given)).url == url
 
 
-@pytest.mark.parametrize("given", ["ftp://a:1", "http://", "a:70000", "a:b", "http://:8500"])
+@pytest.mark.parametrize("given", ["ftp://a:1", "http://", "a:70000", "a:b", "http://:8500", "["])
 def test_what_is_no_address(given: str) -> None:
     with pytest.raises(ConfigError, match="not an address of an agent"):
         Client(Settings(address=given))
@@ -237,6 +237,18 @@ def test_credentials(
 def test_a_token_file_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="cannot read the token file"):
         Client(Settings(token_file="no/such/file"))
+
+
+def test_a_token_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="cannot read the token file"):
+        Client(Settings(token_file=str(tmp_path / "token")))
+
+
+@pytest.mark.parametrize("token", ["\udcff", "a\nb", "\u00e9"])
+def test_a_token_that_no_header_can_carry(token: str) -> None:
+    with pytest.raises(ConfigError, match="the ACL token has characters that no token has"):
+        Client(Settings(token=token))
 
 
 @pytest.mark.parametrize(
