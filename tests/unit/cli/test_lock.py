@@ -23,9 +23,10 @@ from registry.testing.process import AgentProcess, wait_until
 UNTIL_TERMINATED = [
     sys.executable,
     "-c",
-    "import signal, sys\n"
-    "signal.signal(signal.SIGTERM, lambda *_: (print('stopped', flush=True), sys.exit(9)))\n"
-    "print('held', flush=True)\n"
+    # os.write, because a handler that prints may interrupt a print.
+    "import os, signal, sys\n"
+    "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'stopped\\n'), sys.exit(9)))\n"
+    "os.write(1, b'held\\n')\n"
     "signal.pause()",
 ]
 
