@@ -147,13 +147,14 @@ def test_with_the_serf_layer_a_long_partition_of_half_heals_within_60_s() -> Non
     """Each member tries the failed ones it remembers, about once per 30 s (8.8)."""
     print("seed=10")
     pool = SwimPool(10, config=LAN, with_serf=True)
-    pool.grow(30)
+    count = 200 if LONG else 30
+    pool.grow(count)
     names = set(pool.nodes)
     assert pool.run(MINUTE_MS, lambda: all(members_of(node) == names for node in pool.running))
-    half = {f"n{number}" for number in range(15)}
+    half = {f"n{number}" for number in range(count // 2)}
     pool.split(half, names - half)
     pool.run(5 * MINUTE_MS)
-    assert all(len(members_of(node)) == 15 for node in pool.running)
+    assert all(len(members_of(node)) == count // 2 for node in pool.running)
     pool.heal()
     assert pool.run(MINUTE_MS, lambda: all(members_of(node) == names for node in pool.running))
     assert pool.run(MINUTE_MS, lambda: everybody_alive(pool))
