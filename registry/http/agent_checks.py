@@ -6,11 +6,9 @@ import msgspec
 
 from registry.agent.checks.base import CRITICAL, PASSING, STATUSES, WARNING
 from registry.agent.definition_reader import read_check
-from registry.agent.definition_rules import DefinitionRefused, validate_check
-from registry.agent.definitions import CheckDefinition
+from registry.agent.definition_rules import validate_check
 from registry.agent.local import LocalCheck
-from registry.errors import ConfigError
-from registry.http.agent_services import definition_body, plugin_check_keys
+from registry.http.agent_services import definition_body, read_definition
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -65,24 +63,11 @@ async def checks(request: ApiRequest) -> ApiResponse:
 @routes.put("/v1/agent/check/register")
 async def register(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
-    definition = await _read_definition(request)
+    definition = await read_definition(request, read_check, validate_check)
     local = request.agent.local
     await local.add_check(definition)
     await local.flush()
     return empty_response()
-
-
-async def _read_definition(request: ApiRequest) -> CheckDefinition:
-    mapping = await definition_body(request)
-    try:
-        definition = read_check(mapping, source="http", check_types=plugin_check_keys(request))
-    except ConfigError as problem:
-        raise HttpError(400, f"Request decode failed: {problem.reason}") from None
-    try:
-        validate_check(definition)
-    except DefinitionRefused as problem:
-        raise HttpError(problem.status, problem.reason) from None
-    return definition
 
 
 @routes.put("/v1/agent/check/deregister/")

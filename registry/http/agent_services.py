@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -36,6 +36,8 @@ from registry.http.params import decode_json, refuse_namespace, wait_of
 from registry.http.shapes import AddressView, View, WeightsView, proxy_view
 
 routes = Routes()
+
+Definition = TypeVar("Definition")
 
 MAINTENANCE = "maintenance"
 
@@ -267,17 +269,25 @@ async def register(request: ApiRequest) -> ApiResponse:
 
 
 async def _read_definition(request: ApiRequest) -> ServiceDefinition:
+    definition = await read_definition(request, read_service, validate_service)
+    for warning in service_warnings(definition):
+        logger.warning("%s", warning)
+    return definition
+
+
+async def read_definition(
+    request: ApiRequest, read: Callable[..., Definition], validate: Callable[[Definition], None]
+) -> Definition:
+    """The definition in the body, read and judged; `HttpError` with the text that clients know."""
     mapping = await definition_body(request)
     try:
-        definition = read_service(mapping, source="http", check_types=plugin_check_keys(request))
+        definition = read(mapping, source="http", check_types=plugin_check_keys(request))
     except ConfigError as problem:
         raise HttpError(400, f"Request decode failed: {problem.reason}") from None
     try:
-        validate_service(definition)
+        validate(definition)
     except DefinitionRefused as problem:
         raise HttpError(problem.status, problem.reason) from None
-    for warning in service_warnings(definition):
-        logger.warning("%s", warning)
     return definition
 
 
