@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,12 +19,12 @@ from registry.client import AgentUnreachable, ApiError, Client, Settings
 PORT_NAMES = ("http", "dns", "serf_lan", "serf_wan", "server")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that were free a moment ago, all different."""
+def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
+    """Ports of a local address that were free a moment ago, all different."""
     held = [socket.socket() for _ in range(count)]
     try:
         for each in held:
-            each.bind(("127.0.0.1", 0))
+            each.bind((address, 0))
         return [each.getsockname()[1] for each in held]
     finally:
         for each in held:
@@ -49,7 +49,9 @@ def wait_until(
 class AgentProcess:
     """`registry agent` in a directory of its own, stopped by its own pid.
 
-    `config` is merged over ports on 127.0.0.1; `arguments` come last. The log is in `log_path`.
+    `config` is merged over ports on `address`, chosen free there unless `ports` says which;
+    `arguments` come last, and `prefix` before the whole command line (it has to become the agent by
+    exec, or a signal would reach the wrong process). The log is in `log_path`.
     """
 
     def __init__(
@@ -59,26 +61,41 @@ class AgentProcess:
         arguments: Sequence[str] = ("-server", "-bootstrap"),
         config: dict[str, object] | None = None,
         name: str = "test-node",
+        address: str = "127.0.0.1",
+        ports: Mapping[str, int] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.root = root
         self.name = name
-        self.ports = dict(zip(PORT_NAMES, free_ports(len(PORT_NAMES)), strict=True))
+        self.address = address
+        self.ports = dict(ports or zip(PORT_NAMES, free_ports(len(PORT_NAMES), address)))
         self.data_dir = root / "data"
         self.config_dir = root / "config.d"
         self.log_path = root / "agent.log"
         self.config_dir.mkdir(parents=True, exist_ok=True)
         settings: dict[str, object] = {
             "node_name": name,
-            "bind_addr": "127.0.0.1",
+            "bind_addr": address,
+            "client_addr": address,
             "data_dir": str(self.data_dir),
             "ports": self.ports,
             "performance": {"raft_multiplier": 1},
         }
         settings.update(config or {})
         self.write_config("00-test.json", settings)
-        self._arguments = ["-config-dir", str(self.config_dir), *arguments]
+        self._command = [*prefix, sys.executable, "-m", "registry", "agent"]
+        self._command += ["-config-dir", str(self.config_dir), *arguments]
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = Client(Settings(address=f"127.0.0.1:{self.ports['http']}"))
+        self.client = Client(Settings(address=self.http_address))
+
+    @property
+    def http_address(self) -> str:
+        return f"{self.address}:{self.ports['http']}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process, in whatever state."""
+        return self.process is not None and self.process.poll() is None
 
     def write_config(self, file_name: str, content: object) -> Path:
         path = self.config_dir / file_name
@@ -88,7 +105,7 @@ class AgentProcess:
     def start(self, *, wait: bool = True) -> AgentProcess:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "registry", "agent", *self._arguments],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
