@@ -19,6 +19,7 @@ from registry.raft.log import LogReader
 from registry.raft.membership import (
     AddLearner,
     ChangeAddress,
+    ChangePending,
     ChangeRejected,
     ConfigChange,
     Demote,
@@ -44,6 +45,7 @@ __all__ = [
     "AnyMessage",
     "BrokenPromise",
     "ChangeAddress",
+    "ChangePending",
     "ChangeRejected",
     "ConfigChange",
     "Configuration",

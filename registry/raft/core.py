@@ -240,7 +240,7 @@ class RaftCore:
     def propose_configuration(self, change: ConfigChange) -> tuple[int, int]:
         """Append a membership change; returns its (term, index).
 
-        Raises `NotLeader`; `ChangeRejected` when it must not be made; `Unavailable` when an earlier
+        Raises `NotLeader`; `ChangeRejected` when it must not be made; `ChangePending` when an earlier
         change, or the first entry of this term, is not committed yet (R-41).
         """
         position = self._leading().propose_configuration(change)

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from registry.errors import LocalProtocolError, Overloaded, TooLarge, Unavailable
+from registry.errors import LocalProtocolError, Overloaded, TooLarge
 from registry.raft.invariants import BrokenPromise
 from registry.raft.log import ENTRY_OVERHEAD_BYTES
 from registry.raft.membership import (
+    ChangePending,
     ChangeRejected,
     ConfigChange,
     Promote,
@@ -140,7 +141,7 @@ class Leader:
         """Append the next configuration; it is in force at once (R-40).
 
         A change that changes nothing appends a barrier instead, so that its caller has something to
-        wait for. Raises `ChangeRejected`, or `Unavailable` when it is only too early (R-41).
+        wait for. Raises `ChangeRejected`, or `ChangePending` when it is only too early (R-41).
         """
         self._check_accepting()
         replica, log = self._replica, self._replica.log
@@ -162,11 +163,11 @@ class Leader:
     def _check_change(self, change: ConfigChange, following: Configuration) -> None:
         replica = self._replica
         if replica.configuration.index > replica.log.commit_index:
-            raise Unavailable("another membership change is not committed yet; retry")
+            raise ChangePending("another membership change is not committed yet; retry")
         # Without an entry of our own term committed, an earlier leader's change that we never saw
         # may still take effect, and its quorums need not meet ours (found in 2015).
         if not self.has_committed_in_term and replica.guards("R-41"):
-            raise Unavailable("the new leader has not committed anything yet; retry")
+            raise ChangePending("the new leader has not committed anything yet; retry")
         if isinstance(change, Promote) and replica.guards("R-43"):
             self._check_caught_up(change.id)
         voters = voter_ids(following)

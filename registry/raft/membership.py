@@ -12,13 +12,18 @@ from collections.abc import Iterable
 
 import msgspec
 
-from registry.errors import Rejected
+from registry.errors import Rejected, Unavailable
 from registry.raft.invariants import BrokenPromise
 from registry.raft.messages import Configuration, Entry, Role, Server
 
 
 class ChangeRejected(Rejected):
     """A membership change that must not be made; the message says why."""
+
+
+class ChangePending(Unavailable):
+    """What must be committed before the next change is not yet (R-41); nothing was done, so repeat
+    it."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, tag=True):

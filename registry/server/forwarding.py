@@ -23,8 +23,11 @@ from registry.errors import (
     NoLeader,
     NotLeader,
     OutcomeUnknown,
+    Unavailable,
     Unreachable,
 )
+from registry.raft.membership import ChangePending
+from registry.raft.transfer import TransferInProgress
 from registry.rpc.connection import Connection
 from registry.rpc.pool import Pool
 
@@ -39,6 +42,10 @@ RETRY_S = 0.05
 
 #: The hold time is cut at random by up to this part, so that held requests do not all end at once.
 _JITTER = 1 / 16
+
+
+#: What a leader refuses before anything is done, and takes a moment later.
+NOT_YET = (TransferInProgress, ChangePending)
 
 
 class Consensus(Protocol):
@@ -122,10 +129,12 @@ class Forwarding:
         """Do `here` on the leader, or `there` with a connection to it.
 
         `limit_s` bounds the wait for one answer. Raises `NoLeader` when there was none for the hold
-        time, `OutcomeUnknown` when an answer was lost and the request is not `repeatable`, and
-        what `here` and `there` raise otherwise.
+        time, or the one of `NOT_YET` that was said at the end of it; `OutcomeUnknown` when an
+        answer was lost and the request is not `repeatable`; and what `here` and `there` raise
+        otherwise.
         """
         hold = Hold(self._hold_timeout_s, self._random)
+        refusal: Unavailable | None = None
         while True:
             leader, changed = self._consensus.leader_id, self._changed
             try:
@@ -136,13 +145,18 @@ class Forwarding:
                     assert connection is not None, "all that was left was granted"
                     return await self._at(leader, there(connection), limit_s)
             except (NotLeader, Unreachable):
-                pass  # nothing was done
+                refusal = None  # nothing was done
+            except NOT_YET as problem:
+                refusal = problem
             except (ConnectionLost, TimeoutError) as problem:
                 if not repeatable:
                     reason = str(problem) or f"no answer from the leader in {limit_s:g} s"
                     raise OutcomeUnknown(f"outcome unknown: {reason}") from problem
             pause_s = None if not leader else RETRY_S
-            await hold.spend(changed.wait(), at_most_s=pause_s)
+            try:
+                await hold.spend(changed.wait(), at_most_s=pause_s)
+            except NoLeader:
+                raise refusal or NoLeader from None
 
     async def _at(self, leader: str, answer: Awaitable[T], limit_s: float) -> T:
         async with asyncio.timeout(limit_s) as waiting:

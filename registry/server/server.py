@@ -19,7 +19,7 @@ import msgspec
 
 from registry.errors import NotLeader
 from registry.raft.driver import RaftDriver
-from registry.raft.membership import Remove
+from registry.raft.membership import ChangeRejected, Remove
 from registry.raft.messages import Role
 from registry.raft.ready import RaftRole, RoleChange
 from registry.rpc.pool import Pool
@@ -28,7 +28,7 @@ from registry.server import calls
 from registry.server.autopilot import DEFAULT_SETTINGS, AutopilotReport
 from registry.server.bootstrap import Bootstrap, PeersAnswer, peers_answer
 from registry.server.endpoint import Endpoint
-from registry.server.forwarding import Forwarding
+from registry.server.forwarding import NOT_YET, Forwarding
 from registry.server.leader import LeaderDuties
 from registry.server.members import (
     MemberPool,
@@ -146,7 +146,7 @@ class Server:
         """
         try:
             return await self.propose(command)
-        except NotLeader:
+        except (NotLeader, *NOT_YET):
             return await self.forwarding.to_leader(
                 lambda: self.propose(command),
                 lambda leader: calls.write(leader, command, hop=1),
@@ -221,7 +221,8 @@ class Server:
         return calls.ServerFacts(leader, peers, index, servers)
 
     async def remove_server(self, server_id: str) -> None:
-        """Raises `Rejected` for the last voter, `NoLeader`, `OutcomeUnknown`."""
+        """Raises `Rejected` for the last voter, `NoLeader`, `OutcomeUnknown`, and `ChangePending` when
+        another change was not through within the hold time."""
         await self.forwarding.to_leader(
             lambda: self.remove_server_here(server_id),
             lambda leader: calls.remove_server(leader, server_id, hop=1),
@@ -231,8 +232,14 @@ class Server:
 
     async def remove_server_here(self, server_id: str) -> None:
         """As the leader; raises `NotLeader` elsewhere."""
-        index = self.driver.configuration.index
-        await self.driver.change_configuration(Remove(id=server_id, based_on=index))
+        while True:
+            index = self.driver.configuration.index
+            try:
+                return await self.driver.change_configuration(Remove(id=server_id, based_on=index))
+            except ChangeRejected:
+                if self.driver.configuration.index == index:
+                    raise
+                # Others changed it in between, which is no objection to this change.
 
     async def autopilot_health(self) -> AutopilotReport:
         """How the leader sees the servers. Raises `NoLeader`."""

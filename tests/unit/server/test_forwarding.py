@@ -19,6 +19,7 @@ from registry.errors import (
     Unavailable,
 )
 from registry.raft.driver import NEVER_MS
+from registry.raft.membership import AddLearner, ChangePending
 from registry.raft.messages import HeartbeatRequest
 from registry.raft.transport import encode_message
 from registry.rpc.connection import dial
@@ -369,6 +370,45 @@ async def test_a_server_is_put_out_through_a_follower(cluster: LocalCluster) -> 
     await follower.server.remove_server(third.id)
     assert len(leader.driver.configuration.servers) == 2
     assert third.id not in [each.id for each in follower.driver.configuration.servers]
+
+
+async def test_a_server_is_put_out_while_the_configuration_changes(cluster: LocalCluster) -> None:
+    """Neither a change that is not committed yet nor one made in between is the asker's trouble."""
+    leader, follower = await cluster.leader(), await cluster.follower()
+    third = next(each for each in cluster.members if each not in (leader, follower))
+    index = leader.driver.configuration.index
+    learner = AddLearner(id="learner", address="127.0.0.1:1", based_on=index)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(leader.driver.change_configuration(learner))
+        group.create_task(leader.server.remove_server(third.id))
+        group.create_task(follower.server.remove_server("learner"))
+    ids = {each.id for each in leader.driver.configuration.servers}
+    assert ids == {leader.id, follower.id}
+
+
+async def test_a_write_waits_for_the_end_of_a_transfer(cluster: LocalCluster) -> None:
+    leader, follower = await cluster.leader(), await cluster.follower()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(leader.driver.transfer(follower.id))
+        writes = [
+            group.create_task(member.server.write(KvSet(key=b"a%d" % number, value=b"")))
+            for number, member in enumerate([leader, follower] * 5)
+        ]
+    assert [write.result() for write in writes] == [True] * 10
+    assert (await cluster.leader()) is follower
+
+
+async def test_what_a_leader_keeps_refusing_is_told_after_the_hold_time() -> None:
+    async with cluster_of(3, hold_timeout_s=0.3) as cluster:
+        leader, follower = await cluster.leader(), await cluster.follower()
+
+        async def busy(server_id: str) -> None:
+            raise ChangePending("another membership change is not committed yet; retry")
+
+        leader.server.remove_server_here = busy  # type: ignore[method-assign]
+        for member in (leader, follower):
+            with pytest.raises(ChangePending, match="another membership change"):
+                await member.server.remove_server("s1")
 
 
 async def test_nonsense_from_a_caller_is_its_own_trouble(cluster: LocalCluster) -> None:
