@@ -6,6 +6,7 @@ as it was given. Fields are shown in the order of the table.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from registry.agent.durations import format_duration
@@ -157,9 +158,27 @@ def _read_entry(body: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
 
 def _read_setting(read: Reader, value: Any, key: str) -> Any:
     try:
-        return read(value, key)
+        _refuse_large_numbers(value, key)
+        found = read(value, key)
+        _refuse_large_numbers(found, key)  # what a duration became, too
     except BodyError as problem:
         raise HttpError(400, f"{_BAD_BODY}: {problem}") from None
+    return found
+
+
+def _refuse_large_numbers(value: Any, path: str) -> None:
+    """Raises `BodyError` for a number that does not fit into 64 bits, at whatever depth: it could
+    not be stored."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_large_numbers(item, f"{path}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_large_numbers(item, path)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise BodyError(f"{path}: the number {value} has more than 64 bits")
+    elif isinstance(value, float) and not isfinite(value):
+        raise BodyError(f"{path}: the number is too large")
 
 
 def _require_kind(kind: str, status: int) -> None:

@@ -308,6 +308,21 @@ async def test_config_entries(api: Handlers) -> None:
             "json: cannot unmarshal number into Go struct field Protocol of type string",
             id="setting-is-no-text",
         ),
+        pytest.param(
+            b'{"Kind":"proxy-defaults","Config":{"a":[{"b":18446744073709551616}]}}',
+            "Config.a.b: the number 18446744073709551616 has more than 64 bits",
+            id="number-over-64-bits",
+        ),
+        pytest.param(
+            b'{"Kind":"service-resolver","Name":"x","ConnectTimeout":1e30}',
+            "ConnectTimeout: the number 1000000000000000019884624838656 has more than 64 bits",
+            id="duration-over-64-bits",
+        ),
+        pytest.param(
+            b'{"Kind":"proxy-defaults","Config":{"a":1e999}}',
+            "Config.a: the number is too large",
+            id="number-beyond-all-bounds",
+        ),
     ],
 )
 async def test_bad_config_entries(api: Handlers, body: bytes, reason: str) -> None:
