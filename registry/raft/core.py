@@ -240,8 +240,8 @@ class RaftCore:
     def propose_configuration(self, change: ConfigChange) -> tuple[int, int]:
         """Append a membership change; returns its (term, index).
 
-        Raises `NotLeader`; `ChangeRejected` when it must not be made; `ChangePending` when an earlier
-        change, or the first entry of this term, is not committed yet (R-41).
+        Raises `NotLeader`; `ChangeRejected` when it must not be made; `ChangePending` when an
+        earlier change, or the first entry of this term, is not committed yet (R-41).
         """
         position = self._leading().propose_configuration(change)
         self._check_resignation()

@@ -221,8 +221,8 @@ class Server:
         return calls.ServerFacts(leader, peers, index, servers)
 
     async def remove_server(self, server_id: str) -> None:
-        """Raises `Rejected` for the last voter, `NoLeader`, `OutcomeUnknown`, and `ChangePending` when
-        another change was not through within the hold time."""
+        """Raises `Rejected` for the last voter, `NoLeader`, `OutcomeUnknown`, and `ChangePending`
+        when another change was not through within the hold time."""
         await self.forwarding.to_leader(
             lambda: self.remove_server_here(server_id),
             lambda leader: calls.remove_server(leader, server_id, hop=1),
