@@ -5,16 +5,22 @@ specification below; it is found by entry point (group `registry`) or in a `-plu
 that an implementation does not need may be left out. Built-in features are registered through the
 same hooks, by `registry.builtins`.
 
-For each hook: who calls it and when, what may be returned, and what happens when it raises. In all
-cases a plugin that raises is named in the log and in `/v1/agent/plugins`, and the rest goes on;
-nothing that is replicated ever depends on a plugin. A name that is already there (a check type
-`http`, a route of the API) stays with its owner: built-in features first, then installed plugins
-by name, then directories. No hook may wait; what it returns may where its signature is async.
+For each hook: who calls it and when, where it runs, whether it may block, what may be returned,
+what happens when it raises, and since which version of the registry it is there. In all cases a
+plugin that raises is named in the log, the metrics and `/v1/agent/plugins`, and the rest goes on;
+nothing that is replicated ever depends on a plugin.
+
+No plugin code runs in the agent's own thread, but for the storage engine that the configuration
+names. Functions marked async run on an event loop that the plugin has to itself; others run in
+worker threads of the plugin and may block. Each call has a time limit. A name that is already there
+(a check type `http`, a route of the API) stays with its owner: built-in features first, then
+installed plugins by name, then directories.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +29,9 @@ import pluggy
 
 if TYPE_CHECKING:
     import argparse
+    from asyncio import Task
+
+    from httpx import AsyncClient
 
 PROJECT = "registry"
 
@@ -107,6 +116,7 @@ class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     pattern: str
     handler: Callable[[Any], Awaitable[Any]]
+    limit_s: float = 60.0
 
 
 class CliCommand(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +129,105 @@ class CliCommand(msgspec.Struct, frozen=True, kw_only=True):
     help: str
     configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+
+
+class PluginTasks(Protocol):
+    """Runs a plugin's own tasks on its event loop for as long as the plugin is started."""
+
+    def create_task(self, coroutine: Coroutine[Any, Any, Any], *, name: str = "") -> Task[Any]:
+        """Run it until it returns or the plugin is stopped. One that raises is reported as the
+        plugin's failure; the plugin's other tasks go on."""
+        ...
+
+
+class PluginContext(Protocol):
+    """What the agent lends to a plugin while it is started.
+
+    It is used on the plugin's own event loop, which `registry_start` runs on.
+    """
+
+    @property
+    def plugin(self) -> str:
+        """The plugin's name, as reports show it."""
+        ...
+
+    @property
+    def settings(self) -> Any:
+        """The plugin's settings in force, of the type that `registry_settings` gave."""
+        ...
+
+    @property
+    def node_name(self) -> str: ...
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def datacenter(self) -> str: ...
+    @property
+    def is_server(self) -> bool: ...
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The agent's configuration at its start, keys as in files; a key that holds a duration
+        ends in `_ns` and is in nanoseconds."""
+        ...
+
+    @property
+    def client(self) -> AsyncClient:
+        """An `httpx.AsyncClient` of the local agent's HTTP API: `await client.get("/v1/kv/x")`."""
+        ...
+
+    @property
+    def tasks(self) -> PluginTasks: ...
+    @property
+    def logger(self) -> logging.Logger: ...
+    @property
+    def data_dir(self) -> Path:
+        """A directory of the plugin's own, made when first asked for. It lasts as long as the
+        agent's data directory; under `-dev` it is gone with the agent."""
+        ...
+
+
+@hookspec
+def registry_settings() -> type[msgspec.Struct]:
+    """The type of the plugin's settings, whose fields are the keys under
+    `plugins.settings.NAME` in the configuration.
+
+    Called once at start and at each reload, on every agent; must not block. What the configuration
+    says is converted strictly, and refused with plugin and key named. A plugin whose settings have
+    a field without a default does nothing until the configuration has it. Raising: the plugin has
+    no settings, and a configuration that gives some is refused. Since 0.2.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+async def registry_start(context: PluginContext) -> None:
+    """The agent serves; begin what is to run beside it, with `context.tasks`.
+
+    Called once, on every agent, on the plugin's own event loop, so that blocking it harms nobody
+    else. It has 10 seconds. Raising: the plugin counts as not started, `registry_stop` is not
+    called, its other hooks go on. Since 0.2.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+async def registry_stop(context: PluginContext) -> None:
+    """The agent ends; its HTTP API still answers. Write down what must last.
+
+    Called once after a `registry_start` that succeeded (or was not there), on the plugin's own
+    event loop; it has 5 seconds, then the plugin's tasks are cancelled. Since 0.2.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+async def registry_settings_changed(context: PluginContext) -> None:
+    """A reload changed the plugin's settings; `context.settings` are the new ones.
+
+    Called on the plugin's own event loop; it has 10 seconds. Raising: the new settings are in force
+    all the same, and the failure is reported. Since 0.2.
+    """
+    raise NotImplementedError
 
 
 @hookspec

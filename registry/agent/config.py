@@ -204,6 +204,15 @@ class Timing(_Keys, frozen=True):
     server: ServerTiming = ServerTiming()
 
 
+class PluginsSection(_Keys, frozen=True):
+    """Which plugins are used, in what order, and how they are set (`registry.plugins.settings`)."""
+
+    enable: tuple[str, ...] = ()  # (): all
+    disable: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
 class AgentConfig(_Keys, frozen=True):
     """Everything an agent was told, beside its definitions of services, checks and watches."""
 
@@ -325,6 +334,7 @@ class AgentConfig(_Keys, frozen=True):
     dev_mode: bool = False  # -dev
     storage_engine: str = ""  # "": rocksdict, or memory with dev_mode
     plugin_dirs: tuple[str, ...] = ()  # -plugin-dir
+    plugins: PluginsSection = PluginsSection()
 
     def listen_addresses(self, face: str) -> tuple[str, ...]:
         """Where "dns", "http" or "https" is served: IPs or `unix://PATH`; none when off."""

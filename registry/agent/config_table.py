@@ -156,6 +156,11 @@ performance.leave_drain_time duration
 performance.raft_multiplier int
 performance.rpc_hold_timeout duration
 pid_file string
+plugins object
+plugins.enable strings
+plugins.disable strings
+plugins.order strings
+plugins.settings open
 ports object
 ports.dns int
 ports.http int

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 
 from registry.agent.address_templates import host_interfaces
 from registry.agent.config import DEV, AgentConfig
-from registry.agent.config_files import ConfigSource, Load, read_paths, read_source
+from registry.agent.config_files import ConfigSource, Load, find_files, read_paths, read_source
 from registry.agent.config_keys import KeyProblem
 from registry.agent.config_merge import flattened, merged
 from registry.agent.config_rules import refuse_unknown_level
@@ -37,6 +38,7 @@ from registry.agent.flags import COMMAND_LINE, AgentFlags, parse_agent_flags
 from registry.agent.formats import FORMATS, load_hcl
 from registry.errors import ConfigError
 from registry.hooks import CheckType, DefinitionSource, WatchHandler
+from registry.plugins.settings import PluginSelection
 
 T = TypeVar("T")
 
@@ -47,6 +49,7 @@ class Extensions(Protocol):
     def definition_sources(self) -> Iterable[DefinitionSource]: ...
     def check_types(self) -> Iterable[CheckType]: ...
     def watch_handlers(self) -> Iterable[WatchHandler]: ...
+    def judged_settings(self, given: Mapping[str, Any]) -> dict[str, msgspec.Struct]: ...
 
 
 class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +67,8 @@ class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     ignored: dict[str, Any] = msgspec.field(default_factory=dict)
+    #: The plugins' settings, each of its plugin's own type.
+    plugin_settings: dict[str, msgspec.Struct] = msgspec.field(default_factory=dict)
 
 
 def load_config(
@@ -84,6 +89,7 @@ def load_flags(
     sources = list(_sources(flags, file_formats(plugins)))
     config, warnings = _settled(sources, flags, host or this_host())
     with_source(sources, refuse_unknown_level, config)
+    plugin_settings = with_source(sources, _judged_settings, config, plugins)
     definitions = _Definitions(config, plugins)
     for source in sources:
         definitions.take(source)
@@ -98,6 +104,7 @@ def load_flags(
         ignored={
             path: value for source in sources for path, value in source.decoded.ignored.items()
         },
+        plugin_settings=plugin_settings,
     )
 
 
@@ -115,7 +122,8 @@ def validate_sources(
     """
     flags = AgentFlags(values={}, paths=tuple(paths), config_format=config_format)
     sources = list(_sources(flags, file_formats(plugins)))
-    _settled(sources, flags, host or this_host())
+    config, _ = _settled(sources, flags, host or this_host())
+    with_source(sources, _judged_settings, config, plugins)
     check_types = [kind.key for kind in plugins.check_types()] if plugins else []
     for source in sources:
         for where, mapping in source.decoded.definitions["services"]:
@@ -134,6 +142,62 @@ def file_formats(plugins: Extensions | None) -> dict[str, Load]:
     if plugins:
         formats |= {entry.suffix: entry.load for entry in plugins.definition_sources()}
     return formats
+
+
+def plugin_selection(flags: AgentFlags) -> PluginSelection:
+    """Which plugins the files ask for, as far as it can be told without any plugin.
+
+    Plugins are loaded before the configuration is read, since they may bring its formats; what is
+    wrong with a file, and what those formats say, is found out then.
+    """
+    sections = [
+        section
+        for text, load in _readable(flags)
+        if isinstance(section := _plugins_section(text, load), Mapping)
+    ]
+    selection = PluginSelection()
+    for section in sections:
+        with suppress(msgspec.ValidationError):
+            selection = selection.joined(msgspec.convert(section, PluginSelection))
+    return selection
+
+
+def selection_of(config: AgentConfig) -> PluginSelection:
+    """The same of the whole configuration."""
+    section = config.plugins
+    return PluginSelection(
+        enable=section.enable,
+        disable=section.disable,
+        order=section.order,
+        settings=section.settings,
+    )
+
+
+def _readable(flags: AgentFlags) -> Iterator[tuple[tuple[Path, str], Load]]:
+    for given in flags.paths:
+        with suppress(ConfigError, OSError, UnicodeDecodeError):
+            for path in list(find_files([given], flags.config_format, FORMATS)):
+                suffix = f".{flags.config_format}" if flags.config_format else path.suffix.lower()
+                yield (path, path.read_text()), FORMATS[suffix]
+    for fragment in flags.fragments:
+        yield (Path("-hcl"), fragment), load_hcl
+
+
+def _plugins_section(source: tuple[Path, str], load: Load) -> object:
+    with suppress(ConfigError):
+        return load(*source).get("plugins")
+    return None
+
+
+def _judged_settings(config: AgentConfig, plugins: Extensions | None) -> dict[str, msgspec.Struct]:
+    if plugins is None:
+        return {}
+    try:
+        return plugins.judged_settings(config.plugins.settings)
+    except KeyProblem:
+        raise
+    except ConfigError as problem:
+        raise KeyProblem(problem.field or "plugins", problem.reason) from problem
 
 
 def this_host() -> Host:

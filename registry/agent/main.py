@@ -16,7 +16,7 @@ import uvloop
 from registry.agent import logs
 from registry.agent.banner import start_banner
 from registry.agent.flags import parse_agent_flags
-from registry.agent.loading import load_flags
+from registry.agent.loading import load_flags, plugin_selection, selection_of
 from registry.agent.node import MakeFace, Node
 from registry.agent.watches import Render
 from registry.errors import RegistryError, StorageError
@@ -31,8 +31,10 @@ def run_agent(arguments: Sequence[str], *, make_face: MakeFace, render_watch: Re
     Raises `RegistryError` with one line for everything that keeps it from starting or going on.
     """
     flags = parse_agent_flags(arguments)
-    plugins = Plugins.load([Path(path) for path in flags.plugin_dirs])
+    plugins = Plugins.load([Path(path) for path in flags.plugin_dirs], plugin_selection(flags))
     loaded = load_flags(flags, plugins)
+    plugins.narrow(selection_of(loaded.config))
+    plugins.configure(loaded.plugin_settings)
     tap = logs.LogTap()
     logs.configure(loaded.config, tap)
     node = Node(

@@ -37,6 +37,7 @@ from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
 from registry.agent.node_facts import node_facts
 from registry.agent.persistence import Persistence
+from registry.agent.plugin_life import PluginLife
 from registry.agent.pool_settings import lan_settings, wan_settings
 from registry.agent.pools import Pools, own_coordinate
 from registry.agent.reloading import Reloader
@@ -96,6 +97,7 @@ class Node:
             filters=telemetry.prefix_filter,
             filter_default=telemetry.filter_default,
         )
+        plugins.count_in(self._metrics)
         self._stopping = asyncio.Event()
         self._leaving = False
         self._left = asyncio.Event()
@@ -211,6 +213,7 @@ class Node:
         )
         watches = Watches(facade, self.plugins, render=self._render_watch)
         face = self._make_face(facade)
+        life = PluginLife(self.plugins, config, self.node_id, self.data_dir)
         reloader = Reloader(
             self.loaded,
             flags=self._flags,
@@ -222,6 +225,7 @@ class Node:
             facts=lambda config: node_facts(config, self.node_id),
             reconfigure=[face.configure],
             tap=self._tap,
+            settings_changed=life.settings_changed,
         )
         facade.reload = reloader.reload
         await local.start(self.loaded.services, self.loaded.checks)
@@ -240,7 +244,8 @@ class Node:
                 tasks += [
                     group.create_task(keep_joining(pools, plan)) for plan in join_plans(config)
                 ]
-                yield reloader
+                async with life.running():
+                    yield reloader
                 if self._leaving:
                     await self._leave_cluster(role, pools)
                 self._left.set()
@@ -249,6 +254,7 @@ class Node:
         finally:
             await face.stop()
             pools.close()
+            self.plugins.close()
 
     async def _leave_cluster(self, role: Role, pools: Pools) -> None:
         """Tell the others; what cannot be told in time they find out themselves."""

@@ -37,12 +37,13 @@ RELOADABLE = (
     "limits.rpc_rate",
     "log_level",
     "node_meta",
+    "plugins.settings",
     "recursors",
     "telemetry.prefix_filter",
 )
 
 #: Keys whose values stay out of logs and answers.
-SECRET = ("acl.tokens", "encrypt", "telemetry.circonus_api_token")
+SECRET = ("acl.tokens", "encrypt", "plugins.settings", "telemetry.circonus_api_token")
 
 
 class ReloadItem(msgspec.Struct, frozen=True):

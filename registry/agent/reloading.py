@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from registry.agent.anti_entropy import AntiEntropy, NodeFacts
 from registry.agent.config import AgentConfig
@@ -40,6 +40,7 @@ class Reloader:
         facts: Callable[[AgentConfig], NodeFacts],
         reconfigure: Sequence[Callable[[AgentFacade], None]],
         tap: LogTap,
+        settings_changed: Callable[[LoadedConfig], Awaitable[None]],
     ) -> None:
         self.loaded = loaded
         self._flags = flags
@@ -51,6 +52,7 @@ class Reloader:
         self._facts = facts
         self._reconfigure = reconfigure
         self._tap = tap
+        self._settings_changed = settings_changed
         self._reloading = asyncio.Lock()
 
     async def reload(self, *, only_if_changed: bool = False) -> ReloadReport:
@@ -69,6 +71,7 @@ class Reloader:
                 logger.warning("%s", warning)
             in_force = reloaded_config(self._facade.config, new.config)
             await self._apply(in_force, new)
+            await self._settings_changed(new)
             # The report of the next reload compares with what was last read, so that a change
             # that waits for a restart is told once.
             self.loaded = new

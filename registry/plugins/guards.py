@@ -1,0 +1,217 @@
+"""What a plugin hands over to be called later, wrapped so that its failures stay its own.
+
+Each guard takes one contribution of a plugin and its record, and gives the same contribution whose
+functions run in the plugin's threads, under a time limit, and are kept account of. Built-in
+features are not wrapped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from registry.errors import ConfigError, PluginError, RegistryError
+from registry.hooks import (
+    CheckResult,
+    CheckRunner,
+    CheckType,
+    CliCommand,
+    DefinitionSource,
+    HttpRoute,
+    StorageEngine,
+    WatchHandler,
+)
+from registry.plugins.record import PluginRecord
+
+#: Reading one configuration file.
+READ_LIMIT_S = 10.0
+
+#: What a check or handler that is made may take while somebody waits for it. It is made on within
+#: the plugin afterwards, and what is wrong with its settings then shows in the first run.
+MAKE_LIMIT_S = 0.02
+
+#: Running a watch handler once.
+HANDLER_LIMIT_S = 60.0
+
+
+def guard_engine(engine: StorageEngine, record: PluginRecord) -> StorageEngine:
+    """An engine that the configuration chose is trusted like the core: it runs where the store is
+    used. Only its opening is reported as the plugin's."""
+
+    def open_store(directory: Path) -> Any:
+        record.calls += 1
+        try:
+            return engine.open(directory)
+        except RegistryError:
+            raise
+        except Exception as error:
+            raise record.failed("registry_storage_engines", error) from error
+
+    return replace(engine, open=open_store)
+
+
+def guard_source(source: DefinitionSource, record: PluginRecord) -> DefinitionSource:
+    def load(path: Path, text: str) -> Mapping[str, Any]:
+        hook = "registry_definition_sources"
+        try:
+            value: object = record.call_now(hook, source.load, path, text, limit_s=READ_LIMIT_S)
+        except PluginError as error:
+            raise ConfigError(str(error), file=str(path)) from error
+        if not isinstance(value, Mapping):
+            wrong = record.failed(hook, f"gave {type(value).__name__}, expected a mapping")
+            raise ConfigError(str(wrong), file=str(path))
+        return value
+
+    return replace(source, load=load)
+
+
+class _Making:
+    """Something that a plugin makes from a definition, in its own time.
+
+    The definition's fault, a `ValueError`, is raised where the definition is taken if it comes
+    within `MAKE_LIMIT_S`, else where the thing is used.
+    """
+
+    def __init__(self, record: PluginRecord, hook: str, create: Callable[[Any], Any]) -> None:
+        self._record, self._hook, self._create = record, hook, create
+        self._future: Future[Any] | None = None
+        self._made: Any = None
+
+    def begin(self, definition: Any) -> None:
+        """Raises `ValueError` with one sentence."""
+        record = self._record
+        record.calls += 1
+        if record.threads is None:
+            self._made = self._create(definition)
+            return
+        self._future = record.threads.submit(self._create, definition)
+        try:
+            self._made = self._future.result(MAKE_LIMIT_S)
+        except FutureTimeout:
+            if self._future.done():
+                raise self._failure() from None
+        except ValueError:
+            raise
+        except (Exception, SystemExit):
+            raise self._failure() from None
+
+    @property
+    def made(self) -> Any:
+        """The thing, if it was made in time; what it can do besides is only known then."""
+        return self._made
+
+    def _failure(self) -> ValueError:
+        assert self._future is not None
+        problem = self._future.exception()
+        assert problem is not None
+        error = ValueError(str(self._record.failed(self._hook, problem)))
+        error.__cause__ = problem
+        return error
+
+    async def get(self) -> Any:
+        """The thing, once it is there. Raises what making it raised."""
+        if self._made is None:
+            assert self._future is not None
+            self._made = await asyncio.shield(asyncio.wrap_future(self._future))
+        return self._made
+
+
+def guard_check_type(kind: CheckType, record: PluginRecord) -> CheckType:
+    hook = "registry_check_types"
+
+    def create(definition: Any) -> CheckRunner:
+        making = _Making(record, hook, kind.create)
+        making.begin(definition)
+        follows = hasattr(making.made, "follow")
+        return (FollowingRunner if follows else GuardedRunner)(making, record, hook)
+
+    return replace(kind, create=create)
+
+
+class GuardedRunner:
+    """Runs a plugin's check in the plugin's threads, and keeps what goes wrong in it."""
+
+    def __init__(self, making: _Making, record: PluginRecord, hook: str) -> None:
+        self._making, self._record, self._hook = making, record, hook
+        self._context: Any = None
+
+    def bind(self, context: Any) -> None:
+        # Without the servers: they are asked on the agent's loop, and by a plugin over HTTP.
+        self._context = dataclasses.replace(context, backend=None)
+
+    async def run(self) -> CheckResult:
+        """Whoever runs checks sets their time limit, and logs why one is critical."""
+        runner = await self._bound()
+        return self._checked(
+            await self._record.call(self._hook, runner.run, limit_s=None, log=False)
+        )
+
+    async def _bound(self) -> Any:
+        runner = await self._making.get()
+        context, self._context = self._context, None
+        if context is not None and hasattr(runner, "bind"):
+            await self._record.call(self._hook, runner.bind, context, limit_s=HANDLER_LIMIT_S)
+        return runner
+
+    def _checked(self, result: object) -> CheckResult:
+        if isinstance(result, CheckResult):
+            return result
+        problem = f"gave {type(result).__name__}, expected CheckResult"
+        raise self._record.failed(self._hook, problem, log=False)
+
+
+class FollowingRunner(GuardedRunner):
+    """The same for a check that reports by itself."""
+
+    async def follow(self, report: Callable[[CheckResult], None]) -> None:
+        runner = await self._bound()
+        loop = asyncio.get_running_loop()
+
+        def hand_over(result: object) -> None:  # called in the plugin's thread
+            checked = self._checked(result)
+            loop.call_soon_threadsafe(report, checked)
+
+        await self._record.call(self._hook, runner.follow, hand_over, limit_s=None)
+
+
+def guard_handler(handler: WatchHandler, record: PluginRecord) -> WatchHandler:
+    hook = "registry_watch_handlers"
+
+    def create(definition: Any) -> Callable[[int, bytes], Awaitable[None]]:
+        making = _Making(record, hook, handler.create)
+        making.begin(definition)
+
+        async def handle(index: int, data: bytes) -> None:
+            function = await making.get()
+            await record.call(hook, function, index, data, limit_s=HANDLER_LIMIT_S, log=False)
+
+        return handle
+
+    return replace(handler, create=create)
+
+
+def guard_route(route: HttpRoute, record: PluginRecord) -> HttpRoute:
+    async def handle(request: Any) -> Any:
+        return await record.call(
+            "registry_http_routes", route.handler, request, limit_s=route.limit_s
+        )
+
+    return replace(route, handler=handle)
+
+
+def guard_command(command: CliCommand, record: PluginRecord) -> CliCommand:
+    """A command is a process of its own and runs as long as it likes."""
+
+    def run(arguments: Any) -> int:
+        record.calls += 1
+        status: int = command.run(arguments)
+        return status
+
+    return replace(command, run=run)
