@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from registry.agent.durations import parse_duration
+from registry.agent.durations import MILLISECOND, parse_duration
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -298,7 +298,7 @@ async def _execute(request: ApiRequest, name: str) -> ApiResponse:
         agent.datacenter,
         0,
         0,
-        meta.last_contact_ms,
+        meta.last_contact_ms * MILLISECOND,  # as everywhere in bodies, unlike in the header
         meta.known_leader,
         CONSISTENCY_NAMES[meta.mode],
     )
@@ -326,7 +326,7 @@ async def _explain(request: ApiRequest, name: str) -> ApiResponse:
     result = ExplanationView(
         query_view(_found(request, query, meta)),
         0,
-        meta.last_contact_ms,
+        meta.last_contact_ms * MILLISECOND,
         meta.known_leader,
         CONSISTENCY_NAMES[meta.mode],
     )
