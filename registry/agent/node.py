@@ -38,14 +38,13 @@ from registry.agent.metrics import Metrics
 from registry.agent.node_facts import node_facts
 from registry.agent.persistence import Persistence
 from registry.agent.pool_settings import lan_settings, wan_settings
-from registry.agent.pools import Pools, own_coordinate
+from registry.agent.pools import Pools
 from registry.agent.reloading import Reloader
 from registry.agent.remote_exec import RemoteExec
 from registry.agent.roles import ClientRole, Role, ServerRole
 from registry.agent.watches import Render, Watches
 from registry.errors import ConfigError, RegistryError, StorageError
 from registry.plugins import Plugins
-from registry.state.coordinates import Coordinate
 
 logger = logging.getLogger("registry.agent")
 
@@ -204,7 +203,6 @@ class Node:
             plugins=self.plugins,
             reload=self._not_yet,
             leave=self._leave,
-            extras={},
             metrics=self._metrics,
             events=events,
             log_tap=self._tap,
@@ -274,15 +272,11 @@ class Node:
 
     def _coordinates(self, facade: AgentFacade, pools: Pools) -> CoordinateSync:
         config = self.config
-
-        def own() -> Coordinate:
-            return own_coordinate(pools)
-
         return CoordinateSync(
             facade.backend,
             node=config.node_name,
             datacenter=config.datacenter,
-            own=own,
+            own=pools.coordinate,
             interval_s=config.sync_coordinate_interval_min_ns / SECOND,
             rate=config.sync_coordinate_rate_target,
             cluster_size=lambda: len(pools.members()),

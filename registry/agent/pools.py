@@ -18,6 +18,7 @@ from registry.agent.facade import KeyOperation, Member, PoolKeys
 from registry.agent.gossip_events import NEW_LEADER
 from registry.errors import NotFound, RegistryError, Unavailable
 from registry.membership.agent_tags import server_of
+from registry.membership.coordinate import Coordinate as GossipCoordinate
 from registry.membership.serf_values import Member as GossipMember
 from registry.membership.serf_values import MemberEvent, MemberEventKind, UserEvent
 from registry.membership.serf_values import MemberStatus as GossipStatus
@@ -140,6 +141,10 @@ class Pools:
     def local_member(self) -> Member:
         return _shown(self.lan.local_member())
 
+    def coordinate(self) -> Coordinate:
+        """Where this node is in the LAN; the origin until another was measured."""
+        return _stored(self.lan.coordinate())
+
     def members(self, *, wan: bool = False) -> list[Member]:
         pool = self.wan if wan else self.lan
         return [] if pool is None else [_shown(member) for member in pool.members()]
@@ -186,9 +191,8 @@ class ServersView:
         await self._pools.force_leave(name)
 
 
-def own_coordinate(pools: Pools) -> Coordinate:
-    """Where this node is in the network; the origin until somebody was measured."""
-    found = pools.lan.coordinate()
+def _stored(found: GossipCoordinate | None) -> Coordinate:
+    """A coordinate as it is kept in the catalog."""
     if found is None:
         return Coordinate()
     return Coordinate(

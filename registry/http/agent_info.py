@@ -35,6 +35,7 @@ from registry.http.api import (
     empty_response,
     json_response,
 )
+from registry.http.coordinate import CoordinateView, point_view
 
 routes = Routes()
 
@@ -46,9 +47,6 @@ _SECRET = re.compile(
     r"encrypt$|(^|_)(token|secret|password)s?$|^(master|agent|agent_master|default|replication)$"
 )
 _SHOWN_ANYWAY = frozenset({"enable_token_replication", "enable_token_persistence"})
-
-#: A network coordinate of a node that was not measured yet.
-ORIGIN = {"Vec": [0.0] * 8, "Error": 1.5, "Adjustment": 0.0, "Height": 1e-05}
 
 PROMETHEUS_TYPES = ("application/openmetrics-text", "text/plain; version=0.0.4")
 
@@ -67,12 +65,16 @@ async def self_(request: ApiRequest) -> ApiResponse:
                 "Version": COMPATIBLE_VERSION,
             },
             "DebugConfig": shown_config(agent.config),
-            "Coord": agent.extras.get("coordinate", ORIGIN),
+            "Coord": _coordinate(agent),
             "Member": _member(agent.membership.local_member()),
             "Stats": statistics(agent),
             "Meta": {"consul-network-segment": "", **agent.config.node_meta},
         }
     )
+
+
+def _coordinate(agent: AgentFacade) -> CoordinateView | None:
+    return None if agent.config.disable_coordinates else point_view(agent.membership.coordinate())
 
 
 def shown_config(config: msgspec.Struct) -> dict[str, Any]:

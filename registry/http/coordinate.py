@@ -45,15 +45,17 @@ def _short(value: float) -> float | int:
     return int(value) if value.is_integer() and abs(value) < 1e15 else value
 
 
-def coordinate_view(found: NodeCoordinate) -> NodeCoordinateView:
-    coord = found.coord
-    shown = CoordinateView(
+def point_view(coord: Coordinate) -> CoordinateView:
+    return CoordinateView(
         [_short(each) for each in coord.vec],
         _short(coord.error),
         _short(coord.adjustment),
         _short(coord.height),
     )
-    return NodeCoordinateView(found.node, found.segment, shown)
+
+
+def coordinate_view(found: NodeCoordinate) -> NodeCoordinateView:
+    return NodeCoordinateView(found.node, found.segment, point_view(found.coord))
 
 
 _COORDINATE_FIELDS = fields(vec=many(number), error=number, adjustment=number, height=number)
