@@ -17,7 +17,7 @@ import msgspec
 from registry.agent.facade import KeyOperation, Member, PoolKeys
 from registry.agent.gossip_events import NEW_LEADER
 from registry.errors import NotFound, RegistryError, Unavailable
-from registry.membership.agent_tags import server_of
+from registry.membership.agent_tags import read_server
 from registry.membership.coordinate import Coordinate as GossipCoordinate
 from registry.membership.serf_values import Member as GossipMember
 from registry.membership.serf_values import MemberEvent, MemberEventKind, UserEvent
@@ -125,7 +125,7 @@ class Pools:
     async def _join_missing(self, wan: GossipPool) -> None:
         there = {member.name for member in wan.members()}
         for member in self.lan.members():
-            server = server_of(member)
+            server = read_server(member.tags)
             is_missing = f"{member.name}.{self._datacenter}" not in there
             if server is None or not server.wan_join_port or not is_missing:
                 continue

@@ -84,7 +84,9 @@ def test_secrets_are_not_shown() -> None:
         ("segment=_all", 200, None),
     ],
 )
-async def test_members(client: httpx.AsyncClient, query: str, status: int, text: str) -> None:
+async def test_members(
+    client: httpx.AsyncClient, query: str, status: int, text: str | None
+) -> None:
     answer = await client.get(f"/v1/agent/members?{query}")
     assert answer.status_code == status
     if text is None:
