@@ -239,8 +239,7 @@ class Node:
                     group.create_task(keep_joining(pools, plan)) for plan in join_plans(config)
                 ]
                 yield reloader
-                if self._leaving:
-                    await self._leave_cluster(role, pools)
+                await self._hand_over(role, pools)
                 self._left.set()
                 for task in tasks:
                     task.cancel()
@@ -248,12 +247,13 @@ class Node:
             await face.stop()
             pools.close()
 
-    async def _leave_cluster(self, role: Role, pools: Pools) -> None:
+    async def _hand_over(self, role: Role, pools: Pools) -> None:
         """Tell the others; what cannot be told in time they find out themselves."""
         try:
             async with asyncio.timeout(LEAVE_S_MAX):
-                await role.leave()
-                await pools.leave()
+                await role.stop(leave=self._leaving)
+                if self._leaving:
+                    await pools.leave()
         except (RegistryError, TimeoutError) as problem:
             logger.warning("could not leave gracefully: error=%s", problem)
 
