@@ -430,6 +430,20 @@ async def test_a_peer_that_is_down_is_left_alone_for_longer_and_longer() -> None
             clock.now += pause
 
 
+async def test_how_long_a_peer_is_left_alone_at_most_can_be_set() -> None:
+    dialler, clock = Dialler(), Clock()
+    pool = Pool(CLIENT, PoolSettings(backoff_max_s=0.5), dial_peer=dialler, clock=clock)
+    async with running(pool):
+        for _ in range(20):
+            with pytest.raises(Unreachable, match="refused"):
+                await pool.connect("peer")
+            clock.now += pool.retry_in("peer")
+        assert dialler.attempts == 20
+        with pytest.raises(Unreachable, match="refused"):
+            await pool.connect("peer")
+        assert pool.retry_in("peer") <= 0.5
+
+
 async def test_news_of_a_peer_end_its_pause(address: str) -> None:
     dialler = Dialler(address)
     pool = Pool(CLIENT, dial_peer=dialler, clock=Clock())
