@@ -23,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -442,6 +443,7 @@ def _guard_handler(handler: WatchHandler, record: PluginRecord) -> WatchHandler:
 
 
 def _guard_route(route: HttpRoute, record: PluginRecord) -> HttpRoute:
+    @wraps(route.handler)
     async def handle(request: Any) -> Any:
         return await _guarded_async(record, "registry_http_routes", route.handler, request)
 

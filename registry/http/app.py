@@ -24,6 +24,7 @@ from registry.http import (
     health,
     internal_ui,
     kv,
+    openapi,
     operator,
     query,
     root,
@@ -32,7 +33,7 @@ from registry.http import (
     status,
     txn,
 )
-from registry.http.api import HttpError
+from registry.http.api import HttpError, Route
 from registry.http.rim import Incoming, Rim, encode_headers
 from registry.http.routing import Router
 
@@ -74,6 +75,7 @@ class ClientGone(Exception):
 def create_rim(agent: AgentFacade) -> Rim:
     """The router over all families and plugins, with the rules of the rim around it."""
     router = Router(family.routes for family in FAMILIES)
+    router.include(openapi.routes_of(router))
     if agent.plugins is not None:
         add_plugin_routes(router, agent.plugins.http_routes())
     return Rim(agent, router)
@@ -83,7 +85,7 @@ def add_plugin_routes(router: Router, routes: Iterable[HttpRoute]) -> None:
     """Serve plugins' routes where the core has none; what the core has stays the core's."""
     for route in routes:
         try:
-            router.add(route.method, route.pattern, route.handler)
+            router.add(route.method, route.pattern, Route(route.handler, route.operations))
         except ValueError as problem:
             logger.error("Plugin route refused: error=%s", problem)
 
