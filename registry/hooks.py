@@ -111,11 +111,16 @@ class WatchHandler(msgspec.Struct, frozen=True, kw_only=True):
 
 class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
     """`method pattern` served by an async handler from `ApiRequest` to `ApiResponse`
-    (`registry.http.api`). A pattern of the core can not be replaced."""
+    (`registry.http.api`). A pattern of the core can not be replaced.
+
+    `operations` say what it takes and answers (`registry.http.operations`), one for each form of
+    its path, for `/v1/openapi.json`; without them the handler's docstring is all that is told. A
+    request is given up after `limit_s` seconds."""
 
     method: str
     pattern: str
     handler: Callable[[Any], Awaitable[Any]]
+    operations: tuple[Any, ...] = ()
     limit_s: float = 60.0
 
 

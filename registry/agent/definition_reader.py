@@ -159,6 +159,24 @@ _PROXY: dict[str, Any] = {
 _CONNECT: dict[str, Any] = {"Native": "bool", "SidecarService": "open"}
 
 
+def _http_members(fields: tuple[_Field, ...], **renamed: str) -> dict[str, Any]:
+    names = {field: renamed.get(field.target, field.target) for field in fields if field.http}
+    return {name.removesuffix("_ns"): field.kind for field, name in names.items() if name}
+
+
+#: What HTTP bodies may hold, by kind of object: our name of a member, or the API's where that is
+#: in capitals, and the kind of its value, which may be an object of this table.
+HTTP_MEMBERS: Mapping[str, Mapping[str, Any]] = {
+    "service": _http_members(_SERVICE),
+    "check": _http_members(_SERVICE_CHECK, id="check_id"),
+    "top_check": _http_members(_TOP_CHECK),
+    "weights": _http_members(_WEIGHTS),
+    "address": _http_members(_ADDRESS),
+    "proxy": _PROXY,
+    "connect": _CONNECT,
+}
+
+
 def read_service(
     mapping: Any, *, source: Source, where: str = "service", check_types: Collection[str] = ()
 ) -> ServiceDefinition:

@@ -16,6 +16,7 @@ from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
 from registry.server.autopilot import AutopilotReport
 from registry.state.base import Command, Query, ReadOptions, ReadResult
+from registry.state.coordinates import Coordinate
 from registry.state.dump import StateDump
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ class Membership(Protocol):
 
     def members(self, *, wan: bool = False) -> list[Member]: ...
     def local_member(self) -> Member: ...
+    def coordinate(self) -> Coordinate:
+        """Where this node is in the network; the origin until another was measured."""
+        ...
+
     async def join(self, address: str, *, wan: bool = False) -> int:
         """Contact one address; the number of nodes reached. Raises `Unavailable`."""
         ...
@@ -165,8 +170,6 @@ class AgentFacade:
     reload: Callable[[], Awaitable[ReloadReport]]
     #: PUT /v1/agent/leave: leaves gracefully, then the process ends.
     leave: Callable[[], Awaitable[None]]
-    #: Rtt sort key for `near=`: node name -> {segment: coordinate}; filled by the state queries.
-    extras: dict[str, Any]
     metrics: Metrics = field(default_factory=Metrics)
     events: Events = field(default_factory=LocalEvents)
     #: The agent's log as it is written, for `/v1/agent/monitor`.

@@ -39,14 +39,13 @@ from registry.agent.node_facts import node_facts
 from registry.agent.persistence import Persistence
 from registry.agent.plugin_life import PluginLife
 from registry.agent.pool_settings import lan_settings, wan_settings
-from registry.agent.pools import Pools, own_coordinate
+from registry.agent.pools import Pools
 from registry.agent.reloading import Reloader
 from registry.agent.remote_exec import RemoteExec
 from registry.agent.roles import ClientRole, Role, ServerRole
 from registry.agent.watches import Render, Watches
 from registry.errors import ConfigError, RegistryError, StorageError
 from registry.plugins import Plugins
-from registry.state.coordinates import Coordinate
 
 logger = logging.getLogger("registry.agent")
 
@@ -206,7 +205,6 @@ class Node:
             plugins=self.plugins,
             reload=self._not_yet,
             leave=self._leave,
-            extras={},
             metrics=self._metrics,
             events=events,
             log_tap=self._tap,
@@ -246,8 +244,7 @@ class Node:
                 ]
                 async with life.running():
                     yield reloader
-                if self._leaving:
-                    await self._leave_cluster(role, pools)
+                await self._hand_over(role, pools)
                 self._left.set()
                 for task in tasks:
                     task.cancel()
@@ -256,12 +253,13 @@ class Node:
             pools.close()
             self.plugins.close()
 
-    async def _leave_cluster(self, role: Role, pools: Pools) -> None:
+    async def _hand_over(self, role: Role, pools: Pools) -> None:
         """Tell the others; what cannot be told in time they find out themselves."""
         try:
             async with asyncio.timeout(LEAVE_S_MAX):
-                await role.leave()
-                await pools.leave()
+                await role.stop(leave=self._leaving)
+                if self._leaving:
+                    await pools.leave()
         except (RegistryError, TimeoutError) as problem:
             logger.warning("could not leave gracefully: error=%s", problem)
 
@@ -280,15 +278,11 @@ class Node:
 
     def _coordinates(self, facade: AgentFacade, pools: Pools) -> CoordinateSync:
         config = self.config
-
-        def own() -> Coordinate:
-            return own_coordinate(pools)
-
         return CoordinateSync(
             facade.backend,
             node=config.node_name,
             datacenter=config.datacenter,
-            own=own,
+            own=pools.coordinate,
             interval_s=config.sync_coordinate_interval_min_ns / SECOND,
             rate=config.sync_coordinate_rate_target,
             cluster_size=lambda: len(pools.members()),

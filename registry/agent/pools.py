@@ -17,7 +17,8 @@ import msgspec
 from registry.agent.facade import KeyOperation, Member, PoolKeys
 from registry.agent.gossip_events import NEW_LEADER
 from registry.errors import NotFound, RegistryError, Unavailable
-from registry.membership.agent_tags import server_of
+from registry.membership.agent_tags import read_server
+from registry.membership.coordinate import Coordinate as GossipCoordinate
 from registry.membership.serf_values import Member as GossipMember
 from registry.membership.serf_values import MemberEvent, MemberEventKind, UserEvent
 from registry.membership.serf_values import MemberStatus as GossipStatus
@@ -124,7 +125,7 @@ class Pools:
     async def _join_missing(self, wan: GossipPool) -> None:
         there = {member.name for member in wan.members()}
         for member in self.lan.members():
-            server = server_of(member)
+            server = read_server(member.tags)
             is_missing = f"{member.name}.{self._datacenter}" not in there
             if server is None or not server.wan_join_port or not is_missing:
                 continue
@@ -139,6 +140,10 @@ class Pools:
 
     def local_member(self) -> Member:
         return _shown(self.lan.local_member())
+
+    def coordinate(self) -> Coordinate:
+        """Where this node is in the LAN; the origin until another was measured."""
+        return _stored(self.lan.coordinate())
 
     def members(self, *, wan: bool = False) -> list[Member]:
         pool = self.wan if wan else self.lan
@@ -186,9 +191,8 @@ class ServersView:
         await self._pools.force_leave(name)
 
 
-def own_coordinate(pools: Pools) -> Coordinate:
-    """Where this node is in the network; the origin until somebody was measured."""
-    found = pools.lan.coordinate()
+def _stored(found: GossipCoordinate | None) -> Coordinate:
+    """A coordinate as it is kept in the catalog."""
     if found is None:
         return Coordinate()
     return Coordinate(

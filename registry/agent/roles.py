@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -42,8 +42,12 @@ logger = logging.getLogger("registry.agent")
 #: Raft's timing in `-dev`, where nobody waits for anybody.
 DEV_ELECTION_TIMEOUT_MS = 52
 
-#: How long a leaving leader tries to hand over before it goes all the same.
+#: How long a leader that leaves tries to hand over before it goes all the same.
 HAND_OVER_S = 5.0
+
+#: The same of one that only stops. A hand-over takes a few round trips, and where all servers are
+#: stopped at once there is nobody to take over: that must not hold up the end of each.
+STOP_HAND_OVER_S = 1.0
 
 
 class Role(Protocol):
@@ -63,8 +67,11 @@ class Role(Protocol):
         """News of a member of the LAN pool; must not wait."""
         ...
 
-    async def leave(self) -> None:
-        """Hand over what others should do from now on, before the pools are left."""
+    async def stop(self, *, leave: bool) -> None:
+        """Hand over what others should do from now on, while the faces still serve.
+
+        With `leave` the pools are left after it; without, the agent is expected back.
+        """
         ...
 
     def close(self) -> None:
@@ -116,7 +123,7 @@ class ClientRole:
         ]
         self._backend.set_servers(alive)
 
-    async def leave(self) -> None:
+    async def stop(self, *, leave: bool) -> None:
         """Nothing is kept here that others would need."""
 
     def close(self) -> None:
@@ -152,15 +159,28 @@ class ServerRole:
     def member_changed(self, member: PoolMember) -> None:
         self.server.member_changed(member)
 
-    async def leave(self) -> None:
-        """A leader hands leadership over; the new one puts us out when it hears that we left."""
-        if self.server.network is not None:
-            self.server.network.rpc.announce_end("leaving")
+    async def stop(self, *, leave: bool) -> None:
+        """Hand leadership over, then send who asks us to other servers.
+
+        In this order, since peers have to be able to answer us until they have another leader.
+        After a leave the new one puts us out when it hears of it.
+        """
         driver = self.server.driver
         if driver.is_leader and len(driver.configuration.servers) > 1:
-            with suppress(RegistryError, TimeoutError):
-                async with asyncio.timeout(HAND_OVER_S):
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(HAND_OVER_S if leave else STOP_HAND_OVER_S):
                     await driver.transfer()
+                    leader = await driver.wait_for_leader()
+            except (RegistryError, TimeoutError) as problem:
+                logger.warning("leadership was not taken over: error=%s", problem or "no answer")
+            else:
+                took_ms = int((time.monotonic() - began) * 1000)
+                logger.info("leadership was taken over: leader=%s took_ms=%d", leader, took_ms)
+        if self.server.network is not None:
+            rpc = self.server.network.rpc
+            rpc.announce_end("leaving" if leave else "stopping")
+            await rpc.drain()
 
     def close(self) -> None:
         self._store.close()

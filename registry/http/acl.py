@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes
+from registry.http.operations import Operation, Refusal
+from registry.http.options import argument
 
 routes = Routes()
 
@@ -48,6 +50,18 @@ async def disabled(request: ApiRequest) -> ApiResponse:
     raise HttpError(401, DISABLED)
 
 
+_ID = argument("id", "The id or the name of the thing.")
+
+
+def _operation(pattern: str) -> Operation:
+    return Operation(
+        summary="Access control: there is none, so this is refused",
+        path=(_ID,) if pattern.endswith("/") else (),
+        answers=(),
+        refusals=(Refusal(401, DISABLED),),
+    )
+
+
 for _pattern, _methods in OPERATIONS.items():
     for _method in _methods.split():
-        routes.add(_method, _pattern)(disabled)
+        routes.add(_method, _pattern, _operation(_pattern))(disabled)

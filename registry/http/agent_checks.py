@@ -8,7 +8,7 @@ from registry.agent.checks.base import CRITICAL, PASSING, STATUSES, WARNING
 from registry.agent.definition_reader import read_check
 from registry.agent.definition_rules import validate_check
 from registry.agent.local import LocalCheck
-from registry.http.agent_services import definition_body, read_definition
+from registry.http.agent_services import NO_SCRIPTS, definition_body, read_definition
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -18,14 +18,28 @@ from registry.http.api import (
     empty_response,
     json_response,
 )
+from registry.http.definition_schemas import check_schema
 from registry.http.filter import AGENT_CHECK, compile_filter
+from registry.http.operations import TEXT, Operation, Parameter, Refusal
+from registry.http.options import FILTER, argument, json_body, shows
 from registry.http.params import refuse_namespace
 from registry.http.shapes import CheckView
 
 routes = Routes()
 
+_CHECK = argument("check", "The id of the check.")
+_NO_TTL = Refusal(500, 'CheckID "…" does not have associated TTL')
+
 #: Last part of the path -> the state that it reports.
 _REPORTS = {"pass": PASSING, "warn": WARNING, "fail": CRITICAL}
+
+
+_REPORT_SCHEMA = {
+    "type": "object",
+    "properties": {"Status": {"type": "string", "enum": list(STATUSES)}, "Output": TEXT},
+    "required": ["Status"],
+    "additionalProperties": False,
+}
 
 
 def agent_check_view(check: LocalCheck, node: str) -> CheckView:
@@ -46,7 +60,14 @@ def agent_check_view(check: LocalCheck, node: str) -> CheckView:
     )
 
 
-@routes.get("/v1/agent/checks")
+@routes.get(
+    "/v1/agent/checks",
+    Operation(
+        summary="Show the checks of this agent by their ids",
+        parameters=(FILTER,),
+        answers=shows(dict[str, CheckView]),
+    ),
+)
 async def checks(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     local = request.agent.local
@@ -60,7 +81,17 @@ async def checks(request: ApiRequest) -> ApiResponse:
     return json_response(views)
 
 
-@routes.put("/v1/agent/check/register")
+@routes.put(
+    "/v1/agent/check/register",
+    Operation(
+        summary="Register a check with this agent",
+        body=json_body(check_schema()),
+        refusals=(
+            Refusal(500, 'ServiceID "…" does not exist'),
+            NO_SCRIPTS,
+        ),
+    ),
+)
 async def register(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     definition = await read_definition(request, read_check, validate_check)
@@ -70,7 +101,14 @@ async def register(request: ApiRequest) -> ApiResponse:
     return empty_response()
 
 
-@routes.put("/v1/agent/check/deregister/")
+@routes.put(
+    "/v1/agent/check/deregister/",
+    Operation(
+        summary="Take out a check; it need not be there",
+        path=(_CHECK,),
+        refusals=(Refusal(500, "CheckID missing"),),
+    ),
+)
 async def deregister(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     local = request.agent.local
@@ -88,10 +126,26 @@ def _reporter(status: str) -> Handler:
 
 
 for _path, _status in _REPORTS.items():
-    routes.put(f"/v1/agent/check/{_path}/")(_reporter(_status))
+    routes.put(
+        f"/v1/agent/check/{_path}/",
+        Operation(
+            summary=f"Report that a check is {_status}",
+            path=(_CHECK,),
+            parameters=(Parameter("note", "What is to be seen as the check's output."),),
+            refusals=(_NO_TTL,),
+        ),
+    )(_reporter(_status))
 
 
-@routes.put("/v1/agent/check/update/")
+@routes.put(
+    "/v1/agent/check/update/",
+    Operation(
+        summary="Report the state of a check",
+        path=(_CHECK,),
+        body=json_body(_REPORT_SCHEMA),
+        refusals=(_NO_TTL, Refusal(400, "Invalid check status: '…'")),
+    ),
+)
 async def update(request: ApiRequest) -> ApiResponse:
     """The body says state and output; its field names are taken in any letter case."""
     refuse_namespace(request)

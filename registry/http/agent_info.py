@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 import psutil
@@ -35,6 +35,17 @@ from registry.http.api import (
     empty_response,
     json_response,
 )
+from registry.http.coordinate import CoordinateView, point_view
+from registry.http.operations import (
+    PRESENT,
+    TEXT,
+    TEXT_MEDIA,
+    Answer,
+    Operation,
+    Parameter,
+    Refusal,
+)
+from registry.http.options import argument, json_body, shows
 
 routes = Routes()
 
@@ -47,13 +58,81 @@ _SECRET = re.compile(
 )
 _SHOWN_ANYWAY = frozenset({"enable_token_replication", "enable_token_persistence"})
 
-#: A network coordinate of a node that was not measured yet.
-ORIGIN = {"Vec": [0.0] * 8, "Error": 1.5, "Adjustment": 0.0, "Height": 1e-05}
-
 PROMETHEUS_TYPES = ("application/openmetrics-text", "text/plain; version=0.0.4")
 
 
-@routes.get("/v1/agent/self")
+class MemberObject(TypedDict):
+    Name: str
+    Addr: str
+    Port: int
+    Tags: dict[str, str]
+    Status: int
+    ProtocolMin: int
+    ProtocolMax: int
+    ProtocolCur: int
+    DelegateMin: int
+    DelegateMax: int
+    DelegateCur: int
+
+
+class SelfObject(TypedDict):
+    Config: dict[str, Any]
+    DebugConfig: dict[str, Any]
+    Coord: dict[str, Any]
+    Member: MemberObject
+    Stats: dict[str, dict[str, str]]
+    Meta: dict[str, str]
+
+
+class ReloadItemObject(TypedDict):
+    Kind: str
+    Name: str
+    Change: str
+    Outcome: str
+    Detail: str
+
+
+class ReloadObject(TypedDict):
+    Items: list[ReloadItemObject]
+    Warnings: list[str]
+
+
+class PluginObject(TypedDict):
+    Name: str
+    Version: str
+    Source: str
+    Hooks: list[str]
+    Errors: list[str]
+    ErrorCount: int
+    Calls: int
+    TimeMs: float
+    Outstanding: int
+    LeftAlone: dict[str, float]
+
+
+class MetricsObject(TypedDict):
+    """Rows have `Name` and `Labels`; gauges a `Value`, the others what their numbers add up to."""
+
+    Timestamp: str
+    Gauges: list[dict[str, Any]]
+    Points: list[dict[str, Any]]
+    Counters: list[dict[str, Any]]
+    Samples: list[dict[str, Any]]
+
+
+class HostObject(TypedDict):
+    Memory: dict[str, float]
+    CPU: list[dict[str, Any]]
+    Host: dict[str, Any]
+    Disk: dict[str, Any]
+    CollectionTime: int
+    Errors: list[str] | None
+
+
+@routes.get(
+    "/v1/agent/self",
+    Operation(summary="Show this agent: configuration, member, state", answers=shows(SelfObject)),
+)
 async def self_(request: ApiRequest) -> ApiResponse:
     agent = request.agent
     return json_response(
@@ -67,12 +146,16 @@ async def self_(request: ApiRequest) -> ApiResponse:
                 "Version": COMPATIBLE_VERSION,
             },
             "DebugConfig": shown_config(agent.config),
-            "Coord": agent.extras.get("coordinate", ORIGIN),
+            "Coord": _coordinate(agent),
             "Member": _member(agent.membership.local_member()),
             "Stats": statistics(agent),
             "Meta": {"consul-network-segment": "", **agent.config.node_meta},
         }
     )
+
+
+def _coordinate(agent: AgentFacade) -> CoordinateView | None:
+    return None if agent.config.disable_coordinates else point_view(agent.membership.coordinate())
 
 
 def shown_config(config: msgspec.Struct) -> dict[str, Any]:
@@ -178,7 +261,25 @@ def _member(member: Member) -> dict[str, Any]:
     }
 
 
-@routes.get("/v1/agent/members")
+@routes.get(
+    "/v1/agent/members",
+    Operation(
+        summary="List the members of the gossip pool",
+        parameters=(
+            Parameter("wan", "The pool of all datacenters.", {"type": "string", "enum": ["1"]}),
+            Parameter(
+                "segment",
+                "There are no segments: `_all` or nothing.",
+                {"type": "string", "enum": ["", "_all"]},
+                refusals=(
+                    Refusal(500, NO_SEGMENTS),
+                    Refusal(400, "Cannot provide a segment with wan=true"),
+                ),
+            ),
+        ),
+        answers=shows(list[MemberObject]),
+    ),
+)
 async def members(request: ApiRequest) -> ApiResponse:
     wan, segment = bool(request.query.get("wan")), request.query.get("segment")
     if wan and segment not in ("", "_all"):
@@ -188,7 +289,15 @@ async def members(request: ApiRequest) -> ApiResponse:
     return json_response([_member(one) for one in request.agent.membership.members(wan=wan)])
 
 
-@routes.put("/v1/agent/join/")
+@routes.put(
+    "/v1/agent/join/",
+    Operation(
+        summary="Join the pool that an agent is in",
+        path=(argument("address", "Where it is: `IP` or `IP:port`."),),
+        parameters=(Parameter("wan", "Join the pool of all datacenters.", PRESENT),),
+        refusals=(Refusal(500, "1 error occurred:\n\t* Failed to join …"),),
+    ),
+)
 async def join(request: ApiRequest) -> ApiResponse:
     wan = "wan" in request.query
     try:
@@ -202,7 +311,15 @@ async def join(request: ApiRequest) -> ApiResponse:
     return empty_response()
 
 
-@routes.put("/v1/agent/force-leave/")
+@routes.put(
+    "/v1/agent/force-leave/",
+    Operation(
+        summary="Have a failed member counted as one that left",
+        path=(argument("node", "The name of the member."),),
+        parameters=(Parameter("prune", "Take it out of the list of members, too.", PRESENT),),
+        refusals=(Refusal(500, "agent: No node found with name '…'"),),
+    ),
+)
 async def force_leave(request: ApiRequest) -> ApiResponse:
     prune = "prune" in request.query
     try:
@@ -213,13 +330,26 @@ async def force_leave(request: ApiRequest) -> ApiResponse:
     return empty_response()
 
 
-@routes.put("/v1/agent/leave")
+@routes.put(
+    "/v1/agent/leave",
+    Operation(summary="Leave the pool and stop"),
+)
 async def leave(request: ApiRequest) -> ApiResponse:
     await request.agent.leave()
     return empty_response()
 
 
-@routes.put("/v1/agent/reload")
+@routes.put(
+    "/v1/agent/reload",
+    Operation(
+        summary="Read the configuration files again",
+        answers=(
+            Answer(about="Nothing changed"),
+            Answer(ReloadObject, "What changed, and what became of it"),
+        ),
+        refusals=(Refusal(500, "…"),),
+    ),
+)
 async def reload(request: ApiRequest) -> ApiResponse:
     try:
         report = await request.agent.reload()
@@ -228,12 +358,26 @@ async def reload(request: ApiRequest) -> ApiResponse:
     return json_response(report.plain()) if report.items else empty_response()
 
 
-@routes.put("/v1/agent/token/")
+@routes.put(
+    "/v1/agent/token/",
+    Operation(
+        summary="Access control: there is none, so this is refused",
+        path=(argument("kind", "The kind of token."),),
+        body=json_body({"type": "object", "properties": {"Token": TEXT}}),
+        answers=(),
+        refusals=(Refusal(401, DISABLED),),
+    ),
+)
 async def token(request: ApiRequest) -> ApiResponse:
     raise HttpError(401, DISABLED)
 
 
-@routes.get("/v1/agent/plugins")
+@routes.get(
+    "/v1/agent/plugins",
+    Operation(
+        summary="List the plugins with their use and errors", answers=shows(list[PluginObject])
+    ),
+)
 async def plugins(request: ApiRequest) -> ApiResponse:
     return json_response(request.agent.plugins.report())
 
@@ -241,7 +385,21 @@ async def plugins(request: ApiRequest) -> ApiResponse:
 # Metrics
 
 
-@routes.get("/v1/agent/metrics")
+@routes.get(
+    "/v1/agent/metrics",
+    Operation(
+        summary="Show the metrics of the last interval",
+        parameters=(
+            Parameter(
+                "format",
+                "`prometheus` for the text that it reads.",
+                {"type": "string", "enum": ["prometheus"]},
+            ),
+        ),
+        answers=(Answer(MetricsObject), Answer(TEXT, media=(TEXT_MEDIA,))),
+        refusals=(Refusal(415, NO_PROMETHEUS),),
+    ),
+)
 async def metrics(request: ApiRequest) -> ApiResponse:
     agent = request.agent
     if not _wants_prometheus(request):
@@ -263,7 +421,22 @@ def _wants_prometheus(request: ApiRequest) -> bool:
 # The live log
 
 
-@routes.get("/v1/agent/monitor")
+@routes.get(
+    "/v1/agent/monitor",
+    Operation(
+        summary="Send the log as it is written, without end",
+        parameters=(
+            Parameter(
+                "loglevel",
+                "The least level sent.",
+                {"type": "string", "enum": ["trace", "debug", "info", "warn", "error"]},
+                refusals=(Refusal(400, "Bad request: Unknown log level: …"),),
+            ),
+            Parameter("logjson", "Each line as JSON.", PRESENT),
+        ),
+        answers=(Answer(TEXT, media=(TEXT_MEDIA,)),),
+    ),
+)
 async def monitor(request: ApiRequest) -> ApiResponse:
     name = request.query.get("loglevel") or "INFO"
     try:
@@ -283,7 +456,10 @@ async def _lines(tap: LogTap, level: int, *, as_json: bool) -> AsyncIterator[byt
 # The host
 
 
-@routes.get("/v1/agent/host")
+@routes.get(
+    "/v1/agent/host",
+    Operation(summary="Tell about the host that this agent is on", answers=shows(HostObject)),
+)
 async def host(request: ApiRequest) -> ApiResponse:
     path = request.agent.config.data_dir or "/"
     return json_response(await asyncio.to_thread(host_facts, path))

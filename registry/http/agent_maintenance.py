@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes, empty_response
+from registry.http.operations import Operation
+from registry.http.options import ENABLE, REASON
 from registry.http.params import refuse_namespace
 
 routes = Routes()
@@ -24,7 +26,13 @@ def wants_enabled(request: ApiRequest) -> bool:
     return BOOLEANS[given]
 
 
-@routes.put("/v1/agent/maintenance")
+@routes.put(
+    "/v1/agent/maintenance",
+    Operation(
+        summary="Take this node out of service, or back",
+        parameters=(ENABLE, REASON),
+    ),
+)
 async def node_maintenance(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     local = request.agent.local

@@ -31,13 +31,30 @@ from registry.http.api import (
     json_response,
     text_response,
 )
+from registry.http.definition_schemas import service_schema
 from registry.http.filter import AGENT_SERVICE, compile_filter
+from registry.http.operations import (
+    JSON_MEDIA,
+    TEXT,
+    TEXT_MEDIA,
+    Answer,
+    Operation,
+    Parameter,
+    Refusal,
+)
+from registry.http.options import BLOCKING, ENABLE, FILTER, REASON, argument, json_body, shows
 from registry.http.params import decode_json, refuse_namespace, wait_of
 from registry.http.shapes import AddressView, View, WeightsView, proxy_view
 
 routes = Routes()
 
 Definition = TypeVar("Definition")
+
+_SERVICE = argument("service", "The id of the service.")
+NO_SCRIPTS = Refusal(500, "Scripts are disabled on this agent…")
+_FORMAT = (
+    Parameter("format", "`text` for the state alone.", {"type": "string", "enum": ["text"]}),
+)
 
 MAINTENANCE = "maintenance"
 
@@ -89,6 +106,16 @@ class ServiceHealthView(View, frozen=True):
     checks: list[dict[str, Any]] | None
 
 
+def _health_answers(shape: Any) -> tuple[Answer, ...]:
+    """JSON or, where asked for, a word; a service that is not here is critical."""
+    abouts = {200: "Passing", 404: "There is none", 429: "Warning", 503: "Critical, or maintenance"}
+    return tuple(
+        Answer(kind, about, status, (media,), ("X-Consul-Reason",))
+        for status, about in abouts.items()
+        for kind, media in ((shape if status != 404 else {}, JSON_MEDIA), (TEXT, TEXT_MEDIA))
+    )
+
+
 def agent_service_view(service: LocalService) -> AgentServiceView:
     given = service.definition
     weights = given.weights
@@ -122,7 +149,14 @@ def content_hash(view: AgentServiceView) -> str:
 # Reading
 
 
-@routes.get("/v1/agent/services")
+@routes.get(
+    "/v1/agent/services",
+    Operation(
+        summary="Show the services of this agent by their ids",
+        parameters=(FILTER,),
+        answers=shows(dict[str, AgentServiceView]),
+    ),
+)
 async def services(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     found = request.agent.local.services
@@ -133,7 +167,19 @@ async def services(request: ApiRequest) -> ApiResponse:
     return json_response(views)
 
 
-@routes.get("/v1/agent/service/")
+@routes.get(
+    "/v1/agent/service/",
+    Operation(
+        summary="Show a service of this agent",
+        path=(_SERVICE,),
+        parameters=(
+            Parameter("hash", "Wait while the service's content has this hash."),
+            *BLOCKING,
+        ),
+        answers=(Answer(AgentServiceView, headers=("X-Consul-ContentHash",)),),
+        refusals=(Refusal(404, "unknown service ID: …"),),
+    ),
+)
 async def service(request: ApiRequest) -> ApiResponse:
     """One service; with `?hash=` it blocks while its content has that hash."""
     refuse_namespace(request)
@@ -167,7 +213,16 @@ def _view_of(request: ApiRequest) -> AgentServiceView:
 # Health
 
 
-@routes.get("/v1/agent/health/service/id/")
+@routes.get(
+    "/v1/agent/health/service/id/",
+    Operation(
+        summary="Tell the health of a service of this agent by its status",
+        path=(_SERVICE,),
+        parameters=_FORMAT,
+        answers=_health_answers(ServiceHealthView),
+        refusals=(Refusal(500, "Bad request: Missing serviceID"),),
+    ),
+)
 async def health_by_id(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     service_id = request.argument
@@ -184,7 +239,16 @@ async def health_by_id(request: ApiRequest) -> ApiResponse:
     return _health_response(request, health.aggregated_status, health)
 
 
-@routes.get("/v1/agent/health/service/name/")
+@routes.get(
+    "/v1/agent/health/service/name/",
+    Operation(
+        summary="Tell the health of this agent's instances of a service, the worst by its status",
+        path=(argument("name", "The name of the service."),),
+        parameters=_FORMAT,
+        answers=_health_answers(list[ServiceHealthView]),
+        refusals=(Refusal(500, "Bad request: Missing service Name"),),
+    ),
+)
 async def health_by_name(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     name = request.argument
@@ -254,7 +318,24 @@ def _with_reason(response: ApiResponse, reason: str) -> ApiResponse:
 # Registering
 
 
-@routes.put("/v1/agent/service/register")
+@routes.put(
+    "/v1/agent/service/register",
+    Operation(
+        summary="Register a service with this agent",
+        parameters=(
+            Parameter(
+                "replace-existing-checks",
+                "Take out those checks of the service that are not in the body.",
+                {"type": "string", "enum": ["", "true", "false"]},
+            ),
+        ),
+        body=json_body(service_schema()),
+        refusals=(
+            NO_SCRIPTS,
+            Refusal(500, "ServiceTaggedAddresses['…'] …"),
+        ),
+    ),
+)
 async def register(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     definition = await _read_definition(request)
@@ -305,7 +386,14 @@ async def definition_body(request: ApiRequest) -> Any:
     return {} if value is None else value
 
 
-@routes.put("/v1/agent/service/deregister/")
+@routes.put(
+    "/v1/agent/service/deregister/",
+    Operation(
+        summary="Take out a service and its checks; it need not be there",
+        path=(_SERVICE,),
+        refusals=(Refusal(500, "ServiceID missing"),),
+    ),
+)
 async def deregister(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     local = request.agent.local
@@ -314,7 +402,18 @@ async def deregister(request: ApiRequest) -> ApiResponse:
     return empty_response()
 
 
-@routes.put("/v1/agent/service/maintenance/")
+@routes.put(
+    "/v1/agent/service/maintenance/",
+    Operation(
+        summary="Take a service of this agent out of service, or back",
+        path=(_SERVICE,),
+        parameters=(ENABLE, REASON),
+        refusals=(
+            Refusal(400, "Missing service ID"),
+            Refusal(404, 'No service registered with ID "…"'),
+        ),
+    ),
+)
 async def maintenance(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     local, service_id = request.agent.local, request.argument

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from registry.agent.facade import AgentFacade
 from registry.errors import RegistryError
+from registry.http.operations import Operation
 from registry.state.base import ReadResult
 
 if TYPE_CHECKING:
@@ -136,37 +137,48 @@ def index_headers(meta: ReadResult) -> list[tuple[str, str]]:
 Handler = Callable[[ApiRequest], Awaitable[ApiResponse]]
 
 
+class Route(NamedTuple):
+    """What serves one method of a pattern, and what the API's document says of it."""
+
+    handler: Handler
+    operations: tuple[Operation, ...] = ()
+
+
 class Routes:
-    """A family's table: pattern -> method -> handler.
+    """A family's table: pattern -> method -> route.
 
     A pattern is an exact path, or ends in "/" and then matches any suffix, which becomes
     `request.argument` verbatim after percent-decoding (surface 1.1). The longest pattern wins.
+    Every route says what it takes and answers, one `Operation` for each form of its path;
+    `/v1/openapi.json` is made of that.
     """
 
     def __init__(self) -> None:
-        self.table: dict[str, dict[str, Handler]] = {}
+        self.table: dict[str, dict[str, Route]] = {}
 
-    def add(self, method: str, pattern: str) -> Callable[[Handler], Handler]:
+    def add(
+        self, method: str, pattern: str, *operations: Operation
+    ) -> Callable[[Handler], Handler]:
         """Decorator: serve `method pattern` by this handler. The order of methods is that of
         `Allow`, which is GET, POST, PUT, DELETE as far as they are there."""
 
         def register(handler: Handler) -> Handler:
-            self.table.setdefault(pattern, {})[method] = handler
+            self.table.setdefault(pattern, {})[method] = Route(handler, operations)
             return handler
 
         return register
 
-    def get(self, pattern: str) -> Callable[[Handler], Handler]:
-        return self.add("GET", pattern)
+    def get(self, pattern: str, *operations: Operation) -> Callable[[Handler], Handler]:
+        return self.add("GET", pattern, *operations)
 
-    def put(self, pattern: str) -> Callable[[Handler], Handler]:
-        return self.add("PUT", pattern)
+    def put(self, pattern: str, *operations: Operation) -> Callable[[Handler], Handler]:
+        return self.add("PUT", pattern, *operations)
 
-    def post(self, pattern: str) -> Callable[[Handler], Handler]:
-        return self.add("POST", pattern)
+    def post(self, pattern: str, *operations: Operation) -> Callable[[Handler], Handler]:
+        return self.add("POST", pattern, *operations)
 
-    def delete(self, pattern: str) -> Callable[[Handler], Handler]:
-        return self.add("DELETE", pattern)
+    def delete(self, pattern: str, *operations: Operation) -> Callable[[Handler], Handler]:
+        return self.add("DELETE", pattern, *operations)
 
 
 def decode_path(raw: bytes) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from registry.agent.facade import AgentFacade
-from registry.hooks import HttpRoute
 from registry.http import (
     acl,
     agent_checks,
@@ -24,6 +23,7 @@ from registry.http import (
     health,
     internal_ui,
     kv,
+    openapi,
     operator,
     query,
     root,
@@ -33,6 +33,7 @@ from registry.http import (
     txn,
 )
 from registry.http.api import HttpError
+from registry.http.plugin_routes import add_plugin_routes
 from registry.http.rim import Incoming, Rim, encode_headers
 from registry.http.routing import Router
 
@@ -74,18 +75,10 @@ class ClientGone(Exception):
 def create_rim(agent: AgentFacade) -> Rim:
     """The router over all families and plugins, with the rules of the rim around it."""
     router = Router(family.routes for family in FAMILIES)
+    router.include(openapi.routes_of(router))
     if agent.plugins is not None:
         add_plugin_routes(router, agent.plugins.http_routes())
     return Rim(agent, router)
-
-
-def add_plugin_routes(router: Router, routes: Iterable[HttpRoute]) -> None:
-    """Serve plugins' routes where the core has none; what the core has stays the core's."""
-    for route in routes:
-        try:
-            router.add(route.method, route.pattern, route.handler)
-        except ValueError as problem:
-            logger.error("Plugin route refused: error=%s", problem)
 
 
 def create_app(agent: AgentFacade, rim: Rim | None = None) -> Starlette:

@@ -8,6 +8,8 @@ import msgspec
 
 from registry.http.api import HttpError
 
+INVALID_CACHE_CONTROL = "Invalid Cache-Control header."
+
 
 class CacheControl(msgspec.Struct, frozen=True):
     """The directives of `Cache-Control` that a cached read heeds. Times in seconds."""
@@ -34,5 +36,5 @@ class CacheControl(msgspec.Struct, frozen=True):
 
 def _seconds(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise HttpError(400, "Invalid Cache-Control header.")
+        raise HttpError(400, INVALID_CACHE_CONTROL)
     return int(text)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from registry.http.api import ApiRequest, ApiResponse, Routes, json_response
-from registry.http.errors import check
+from registry.http.errors import NO_LEADER, check
 from registry.http.filter import NODE, NODE_SERVICE, SERVICE_NODE
-from registry.http.params import read_headers, read_response
+from registry.http.operations import Operation, Refusal
+from registry.http.options import (
+    FILTER,
+    NEAR,
+    NODE_META,
+    READ,
+    TAG,
+    argument,
+    json_body,
+    reads,
+    shows,
+)
+from registry.http.params import NO_PATH, read_headers, read_response
 from registry.http.reads import (
     answer,
     ask,
@@ -20,10 +32,15 @@ from registry.http.reads import (
     wanted_name,
 )
 from registry.http.shapes import (
+    DEREGISTER_FIELDS,
+    REGISTER_FIELDS,
     NodeServiceListView,
     NodeServicesView,
+    NodeView,
+    ServiceNodeView,
     node_services_view,
     node_view,
+    object_schema,
     read_deregistration,
     read_registration,
     service_node_view,
@@ -41,22 +58,94 @@ from registry.state.config_entries import GatewayService, GatewayServices
 
 routes = Routes()
 
+SERVICE = argument("service", "The name of the service.", "Missing service name")
+NODE_NAME = argument("node", "The name of the node.", "Missing node name")
+GATEWAY = argument("gateway", "The name of the gateway.", "Missing gateway name")
 
-@routes.put("/v1/catalog/register")
+
+class NamedObject(TypedDict):
+    ID: str
+    Name: str
+
+
+class GatewayServiceObject(TypedDict, total=False):
+    Gateway: NamedObject
+    Service: NamedObject
+    GatewayKind: str
+    Port: int
+    Protocol: str
+    Hosts: list[str]
+    CAFile: str
+    CertFile: str
+    KeyFile: str
+    SNI: str
+
+
+#: Why a registration can not be, each with the text that clients know.
+_UNREGISTRABLE = tuple(
+    Refusal(500, text)
+    for text in (
+        NO_PATH,
+        NO_LEADER,
+        "Must provide node",
+        "Must provide address if SkipNodeUpdate is not set",
+        "Must provide service name with ID",
+        "Invalid service address",
+        "Bad node ID: …",
+        "Missing node registration",
+        "Missing service registration",
+        "Invalid Service Meta for node …",
+        'check node "…" does not match node "…"',
+        "Error while renaming Node ID: …",
+        "failed inserting …",
+        "… error occurred:…",
+        "… errors occurred:…",
+    )
+)
+
+
+@routes.put(
+    "/v1/catalog/register",
+    Operation(
+        summary="Register a node, and a service and checks on it",
+        body=json_body(object_schema(REGISTER_FIELDS)),
+        answers=shows(bool),
+        refusals=_UNREGISTRABLE,
+    ),
+)
 async def register(request: ApiRequest) -> ApiResponse:
     command = await read_registration(request)
     require_home(request, command.datacenter)
     return json_response(check(await request.agent.write(command)))
 
 
-@routes.put("/v1/catalog/deregister")
+@routes.put(
+    "/v1/catalog/deregister",
+    Operation(
+        summary="Take out a node, or one of its services or checks",
+        body=json_body(object_schema(DEREGISTER_FIELDS)),
+        answers=shows(bool),
+        refusals=(
+            Refusal(500, "Must provide node"),
+            Refusal(500, NO_PATH),
+            Refusal(500, NO_LEADER),
+        ),
+    ),
+)
 async def deregister(request: ApiRequest) -> ApiResponse:
     home, command = await read_deregistration(request)
     require_home(request, home)
     return json_response(check(await request.agent.write(command)))
 
 
-@routes.get("/v1/catalog/datacenters")
+@routes.get(
+    "/v1/catalog/datacenters",
+    Operation(
+        summary="List the known datacenters, the nearest first",
+        parameters=READ,
+        answers=shows(list[str]),
+    ),
+)
 async def datacenters(request: ApiRequest) -> ApiResponse:
     """The datacenters we know, the nearest first: ourselves."""
     options = options_of(request)
@@ -69,25 +158,55 @@ async def datacenters(request: ApiRequest) -> ApiResponse:
     return response
 
 
-@routes.get("/v1/catalog/nodes")
+@routes.get(
+    "/v1/catalog/nodes",
+    Operation(
+        summary="List the nodes",
+        parameters=(*READ, NEAR, NODE_META, FILTER),
+        answers=reads(list[NodeView]),
+    ),
+)
 async def nodes(request: ApiRequest) -> ApiResponse:
     query = ListNodes(node_meta=node_meta(request), near=near(request))
     return await answer(request, query, node_view, NODE)
 
 
-@routes.get("/v1/catalog/services")
+@routes.get(
+    "/v1/catalog/services",
+    Operation(
+        summary="List the names of the services, each with its tags",
+        parameters=(*READ, NODE_META),
+        answers=reads(dict[str, list[str]]),
+    ),
+)
 async def services(request: ApiRequest) -> ApiResponse:
     query = ListServices(node_meta=node_meta(request))
     meta = await ask(request, query)
     return read_response(request, query, meta, meta.value)
 
 
-@routes.get("/v1/catalog/service/")
+@routes.get(
+    "/v1/catalog/service/",
+    Operation(
+        summary="List the instances of a service",
+        path=(SERVICE,),
+        parameters=(*READ, TAG, NEAR, NODE_META, FILTER),
+        answers=reads(list[ServiceNodeView]),
+    ),
+)
 async def service(request: ApiRequest) -> ApiResponse:
     return await _instances(request, connect=False)
 
 
-@routes.get("/v1/catalog/connect/")
+@routes.get(
+    "/v1/catalog/connect/",
+    Operation(
+        summary="List the instances of a service that speak the mesh's protocol",
+        path=(SERVICE,),
+        parameters=(*READ, TAG, NEAR, NODE_META, FILTER),
+        answers=reads(list[ServiceNodeView]),
+    ),
+)
 async def connect(request: ApiRequest) -> ApiResponse:
     return await _instances(request, connect=True)
 
@@ -103,7 +222,15 @@ async def _instances(request: ApiRequest, *, connect: bool) -> ApiResponse:
     return await answer(request, query, service_node_view, SERVICE_NODE)
 
 
-@routes.get("/v1/catalog/node/")
+@routes.get(
+    "/v1/catalog/node/",
+    Operation(
+        summary="Show a node and its services by id, or null",
+        path=(NODE_NAME,),
+        parameters=(*READ, FILTER),
+        answers=reads(NodeServicesView | None),
+    ),
+)
 async def node(request: ApiRequest) -> ApiResponse:
     """The node and its services by id, or null."""
     query = NodeServices(node=wanted_name(request, "Missing node name"))
@@ -117,7 +244,15 @@ async def node(request: ApiRequest) -> ApiResponse:
     return read_response(request, query, meta, result)
 
 
-@routes.get("/v1/catalog/node-services/")
+@routes.get(
+    "/v1/catalog/node-services/",
+    Operation(
+        summary="Show a node and its services in a list",
+        path=(NODE_NAME,),
+        parameters=(*READ, FILTER),
+        answers=reads(NodeServiceListView),
+    ),
+)
 async def node_services(request: ApiRequest) -> ApiResponse:
     """The node and its services in a list; both null when there is no such node."""
     query = NodeServices(node=wanted_name(request, "Missing node name"))
@@ -130,7 +265,15 @@ async def node_services(request: ApiRequest) -> ApiResponse:
     return read_response(request, query, meta, NodeServiceListView(node_view(found.node), kept))
 
 
-@routes.get("/v1/catalog/gateway-services/")
+@routes.get(
+    "/v1/catalog/gateway-services/",
+    Operation(
+        summary="List what a mesh gateway stands in front of",
+        path=(GATEWAY,),
+        parameters=READ,
+        answers=reads(list[GatewayServiceObject]),
+    ),
+)
 async def gateway_services(request: ApiRequest) -> ApiResponse:
     """What a mesh gateway stands in front of, as its configuration entry says."""
     query = GatewayServices(gateway=wanted_name(request, "Missing gateway name"))

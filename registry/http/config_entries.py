@@ -7,7 +7,7 @@ as it was given. Fields are shown in the order of the table.
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import Any, TypedDict
 
 from registry.agent.durations import format_duration
 from registry.http.api import (
@@ -19,6 +19,8 @@ from registry.http.api import (
     json_response,
 )
 from registry.http.errors import check
+from registry.http.operations import Operation, Refusal
+from registry.http.options import CAS, DATACENTER, READ, argument, json_body, reads, shows
 from registry.http.params import datacenter, decode_json, parse_uint, read_response
 from registry.http.reads import ask, plain
 from registry.http.shapes import (
@@ -96,7 +98,54 @@ def entry_view(entry: ConfigEntry) -> dict[str, Any]:
     return {**shown, "CreateIndex": entry.create_index, "ModifyIndex": entry.modify_index}
 
 
-@routes.put("/v1/config")
+def _entry_schema() -> dict[str, Any]:
+    """An entry of any kind, as bodies have it."""
+    names = {"Name": text.schema}
+    return {
+        "oneOf": [
+            {
+                "type": "object",
+                "required": ["Kind"],
+                "properties": {
+                    "Kind": {"const": kind},
+                    **names,
+                    **{field: dict(read.schema) for field, read in readers.items()},
+                },
+                "additionalProperties": False,
+            }
+            for kind, readers in KINDS.items()
+        ]
+    }
+
+
+class EntryObject(TypedDict):
+    """What else there is depends on the kind."""
+
+    Kind: str
+    Name: str
+    CreateIndex: int
+    ModifyIndex: int
+
+
+_KIND = argument("kind", "The kind of entry.", schema={"type": "string", "enum": list(KINDS)})
+_NAME = argument("name", "The name of the entry.")
+_UNKNOWN_KIND = "invalid config entry kind: …"
+
+
+@routes.put(
+    "/v1/config",
+    Operation(
+        summary="Write a configuration entry",
+        parameters=(DATACENTER, CAS),
+        body=json_body(_entry_schema()),
+        answers=shows(bool, "Whether it was written"),
+        refusals=(
+            Refusal(400, f"{_BAD_BODY}: …"),
+            Refusal(500, "Name is required"),
+            Refusal(500, "serviceName is required"),
+        ),
+    ),
+)
 async def put(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     cas_index = _cas_index(request)
@@ -186,7 +235,26 @@ def _require_kind(kind: str, status: int) -> None:
         raise HttpError(status, f"invalid config entry kind: {kind}")
 
 
-@routes.get("/v1/config/")
+@routes.get(
+    "/v1/config/",
+    Operation(
+        summary="List the entries of a kind",
+        path=(_KIND,),
+        parameters=READ,
+        answers=reads(list[EntryObject]),
+        refusals=(Refusal(500, _UNKNOWN_KIND),),
+    ),
+    Operation(
+        summary="Show an entry",
+        path=(_KIND, "/", _NAME),
+        parameters=READ,
+        answers=reads(EntryObject),
+        refusals=(
+            Refusal(500, _UNKNOWN_KIND),
+            Refusal(404, 'Config entry not found for "…" / "…"'),
+        ),
+    ),
+)
 async def get(request: ApiRequest) -> ApiResponse:
     """One entry by kind and name, or the list of a kind."""
     kind, slash, name = plain(request.argument).partition("/")
@@ -208,7 +276,16 @@ async def _list(request: ApiRequest, kind: str) -> ApiResponse:
     return read_response(request, query, meta, [entry_view(entry) for entry in meta.value])
 
 
-@routes.delete("/v1/config/")
+@routes.delete(
+    "/v1/config/",
+    Operation(
+        summary="Delete an entry",
+        path=(_KIND, "/", _NAME),
+        parameters=(DATACENTER,),
+        answers=shows(dict[str, str]),
+        refusals=(Refusal(400, _UNKNOWN_KIND),),
+    ),
+)
 async def delete(request: ApiRequest) -> ApiResponse:
     kind, slash, name = plain(request.argument).partition("/")
     if not slash:

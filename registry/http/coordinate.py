@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -12,9 +14,11 @@ from registry.http.api import (
     json_response,
 )
 from registry.http.errors import check
+from registry.http.operations import Operation, Parameter, Refusal
+from registry.http.options import DATACENTER, READ, argument, json_body, reads, shows
 from registry.http.params import datacenter, read_response
 from registry.http.reads import ask, options_of, plain
-from registry.http.shapes import View, fields, many, number, read_body, struct, text
+from registry.http.shapes import View, fields, many, number, object_schema, read_body, struct, text
 from registry.state.coordinates import (
     DIMENSIONS,
     Coordinate,
@@ -25,6 +29,8 @@ from registry.state.coordinates import (
 )
 
 routes = Routes()
+
+_SEGMENT = Parameter("segment", "Keep the coordinates of this network segment.")
 
 
 class CoordinateView(View, frozen=True):
@@ -40,20 +46,28 @@ class NodeCoordinateView(View, frozen=True):
     coord: CoordinateView
 
 
+class AreaObject(TypedDict):
+    Datacenter: str
+    AreaID: str
+    Coordinates: list[NodeCoordinateView]
+
+
 def _short(value: float) -> float | int:
     """Whole numbers without a fraction, as the API has them."""
     return int(value) if value.is_integer() and abs(value) < 1e15 else value
 
 
-def coordinate_view(found: NodeCoordinate) -> NodeCoordinateView:
-    coord = found.coord
-    shown = CoordinateView(
+def point_view(coord: Coordinate) -> CoordinateView:
+    return CoordinateView(
         [_short(each) for each in coord.vec],
         _short(coord.error),
         _short(coord.adjustment),
         _short(coord.height),
     )
-    return NodeCoordinateView(found.node, found.segment, shown)
+
+
+def coordinate_view(found: NodeCoordinate) -> NodeCoordinateView:
+    return NodeCoordinateView(found.node, found.segment, point_view(found.coord))
 
 
 _COORDINATE_FIELDS = fields(vec=many(number), error=number, adjustment=number, height=number)
@@ -77,7 +91,15 @@ _FIELDS = fields(
 )
 
 
-@routes.put("/v1/coordinate/update")
+@routes.put(
+    "/v1/coordinate/update",
+    Operation(
+        summary="Set the coordinate of a node",
+        parameters=(DATACENTER,),
+        body=json_body(object_schema(_FIELDS)),
+        refusals=(Refusal(500, "incompatible coordinate"),),
+    ),
+)
 async def update(request: ApiRequest) -> ApiResponse:
     given = await read_body(request, _FIELDS, "CoordinateUpdateRequest")
     datacenter(request)
@@ -91,14 +113,30 @@ async def update(request: ApiRequest) -> ApiResponse:
     return empty_response()
 
 
-@routes.get("/v1/coordinate/nodes")
+@routes.get(
+    "/v1/coordinate/nodes",
+    Operation(
+        summary="List the coordinates of all nodes",
+        parameters=(*READ, _SEGMENT),
+        answers=reads(list[NodeCoordinateView]),
+    ),
+)
 async def nodes(request: ApiRequest) -> ApiResponse:
     query = ListCoordinates()
     meta = await ask(request, query)
     return read_response(request, query, meta, _shown(request, meta.value))
 
 
-@routes.get("/v1/coordinate/node/")
+@routes.get(
+    "/v1/coordinate/node/",
+    Operation(
+        summary="Show the coordinates of a node",
+        path=(argument("node", "The name of the node."),),
+        parameters=(*READ, _SEGMENT),
+        answers=reads(list[NodeCoordinateView]),
+        refusals=(Refusal(404),),
+    ),
+)
 async def node(request: ApiRequest) -> ApiResponse:
     query = GetCoordinates(node=plain(request.argument))
     meta = await ask(request, query)
@@ -114,7 +152,14 @@ def _shown(request: ApiRequest, found: list[NodeCoordinate]) -> list[NodeCoordin
     return [coordinate_view(each) for each in found]
 
 
-@routes.get("/v1/coordinate/datacenters")
+@routes.get(
+    "/v1/coordinate/datacenters",
+    Operation(
+        summary="List the coordinates of the servers of each datacenter",
+        parameters=READ,
+        answers=shows(list[AreaObject]),
+    ),
+)
 async def datacenters(request: ApiRequest) -> ApiResponse:
     """The servers of each datacenter and where they are; one not yet placed is at the origin."""
     options = options_of(request)

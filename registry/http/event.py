@@ -3,22 +3,69 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, TypedDict
 
 from registry.agent.events import UserEvent
 from registry.errors import TooLarge
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes, json_response
+from registry.http.operations import BYTES, BYTES_MEDIA, Answer, Body, Operation, Parameter, Refusal
+from registry.http.options import BLOCKING, DATACENTER, argument, shows
 from registry.http.params import datacenter, wait_of
 from registry.http.reads import plain
 from registry.watch_views import event_index
 
 routes = Routes()
 
+
+class EventObject(TypedDict):
+    ID: str
+    Name: str
+    Payload: str | None
+    NodeFilter: str
+    ServiceFilter: str
+    TagFilter: str
+    Version: int
+    LTime: int
+
+
+_FILTERS = (
+    Parameter("node", "For nodes whose name matches this regular expression."),
+    Parameter("service", "For nodes with a service whose name matches."),
+    Parameter("tag", "For nodes with a service that has a matching tag; needs `service`."),
+)
+_UNSENDABLE = tuple(
+    Refusal(500, text)
+    for text in (
+        "… user event exceeds configured limit of … bytes before encoding…",
+        "user event exceeds configured limit of … bytes before encoding",
+        "Cannot provide tag filter without service filter",
+        "Invalid node filter: …",
+        "Invalid service filter: …",
+        "Invalid tag filter: …",
+    )
+)
+
 #: An event with a larger payload is refused anyhow.
 _BODY_BYTES_MAX = 1 << 20
 
 
-@routes.put("/v1/event/fire/")
+@routes.put(
+    "/v1/event/fire/",
+    Operation(
+        summary="Fire an event",
+        path=(argument("name", "The name of the event.", "Missing name"),),
+        parameters=(DATACENTER, *_FILTERS),
+        body=Body(
+            BYTES,
+            "The payload.",
+            BYTES_MEDIA,
+            required=False,
+            refusals=(Refusal(413, "Request body(… bytes) too large…"),),
+        ),
+        answers=shows(EventObject),
+        refusals=_UNSENDABLE,
+    ),
+)
 async def fire(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     if not request.argument:
@@ -38,7 +85,14 @@ async def fire(request: ApiRequest) -> ApiResponse:
     return json_response(fired.to_api())
 
 
-@routes.get("/v1/event/list")
+@routes.get(
+    "/v1/event/list",
+    Operation(
+        summary="List the latest events that this agent has seen",
+        parameters=(*BLOCKING, Parameter("name", "Keep events of this name.")),
+        answers=(Answer(list[EventObject], headers=("X-Consul-Index",)),),
+    ),
+)
 async def list_events(request: ApiRequest) -> ApiResponse:
     """Blocks while the list's index *equals* the one given: it only ever says "changed"."""
     min_index, wait_ms = wait_of(request)

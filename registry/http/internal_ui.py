@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes, index_headers
+from registry.http.catalog import GATEWAY, NODE_NAME
 from registry.http.filter import INSTANCE, UI_NODE
+from registry.http.operations import Operation, Refusal
+from registry.http.options import FILTER, READ, reads
 from registry.http.params import read_response
 from registry.http.reads import answer, ask, filtered, options_of, wanted_name
 from registry.http.shapes import (
@@ -40,6 +43,21 @@ class UiNodeView(View, frozen=True):
     checks: list[CheckView]
 
 
+class SummaryObject(TypedDict):
+    Name: str
+    Kind: NotRequired[str]
+    Tags: list[str]
+    Nodes: list[str]
+    InstanceCount: int
+    ProxyFor: NotRequired[list[str]]
+    ConnectedWithProxy: NotRequired[bool]
+    ChecksPassing: int
+    ChecksWarning: int
+    ChecksCritical: int
+    ExternalSources: list[str] | None
+    GatewayConfig: dict[str, str]
+
+
 def _node(found: NodeOverview) -> UiNodeView:
     node = found.node
     return UiNodeView(
@@ -53,12 +71,28 @@ def _node(found: NodeOverview) -> UiNodeView:
     )
 
 
-@routes.get("/v1/internal/ui/nodes")
+@routes.get(
+    "/v1/internal/ui/nodes",
+    Operation(
+        summary="List the nodes with their services and checks",
+        parameters=(*READ, FILTER),
+        answers=reads(list[UiNodeView]),
+    ),
+)
 async def nodes(request: ApiRequest) -> ApiResponse:
     return await answer(request, NodeHealth(), _node, UI_NODE)
 
 
-@routes.get("/v1/internal/ui/node/")
+@routes.get(
+    "/v1/internal/ui/node/",
+    Operation(
+        summary="Show a node with its services and checks",
+        path=(NODE_NAME,),
+        parameters=READ,
+        answers=reads(UiNodeView),
+        refusals=(Refusal(404),),
+    ),
+)
 async def node(request: ApiRequest) -> ApiResponse:
     query = NodeHealth(node=wanted_name(request, "Missing node name"))
     meta = await ask(request, query)
@@ -67,7 +101,14 @@ async def node(request: ApiRequest) -> ApiResponse:
     return read_response(request, query, meta, _node(meta.value[0]))
 
 
-@routes.get("/v1/internal/ui/services")
+@routes.get(
+    "/v1/internal/ui/services",
+    Operation(
+        summary="Sum up the services",
+        parameters=(*READ, FILTER),
+        answers=reads(list[SummaryObject]),
+    ),
+)
 async def services(request: ApiRequest) -> ApiResponse:
     query = AllHealth()
     meta = await ask(request, query)
@@ -76,7 +117,15 @@ async def services(request: ApiRequest) -> ApiResponse:
     return read_response(request, query, meta, summaries(kept))
 
 
-@routes.get("/v1/internal/ui/gateway-services-nodes/")
+@routes.get(
+    "/v1/internal/ui/gateway-services-nodes/",
+    Operation(
+        summary="Sum up the services behind a gateway",
+        path=(GATEWAY,),
+        parameters=READ,
+        answers=reads(list[SummaryObject]),
+    ),
+)
 async def gateway_services_nodes(request: ApiRequest) -> ApiResponse:
     """The services behind a gateway, summed up like any others."""
     query = GatewayServices(gateway=wanted_name(request, "Missing gateway name"))

@@ -7,6 +7,7 @@ by formatting, without a dictionary in between.
 from __future__ import annotations
 
 from binascii import b2a_base64
+from typing import NotRequired, TypedDict
 from urllib.parse import urlencode
 
 from registry.http import errors, params
@@ -21,6 +22,29 @@ from registry.http.api import (
     encode_json,
     index_headers,
     json_response,
+)
+from registry.http.operations import (
+    BYTES,
+    BYTES_MEDIA,
+    PRESENT,
+    TEXT,
+    TEXT_MEDIA,
+    UINT64,
+    Answer,
+    Body,
+    Operation,
+    Parameter,
+    Refusal,
+)
+from registry.http.options import (
+    BLOCKING,
+    CAS,
+    CONSISTENCY,
+    DATACENTER,
+    INDEX_HEADERS,
+    READ,
+    argument,
+    shows,
 )
 from registry.state.base import Command, ReadOptions, ReadResult
 from registry.state.kv import (
@@ -37,6 +61,61 @@ from registry.state.kv import (
 from registry.state.locks import KvLock, KvUnlock
 
 routes = Routes()
+
+
+class KvEntryObject(TypedDict):
+    LockIndex: int
+    Key: str
+    Flags: int
+    Value: str | None
+    Session: NotRequired[str]
+    CreateIndex: int
+    ModifyIndex: int
+
+
+_KEY = argument("key", "The key; it may hold slashes.", "Missing key name")
+_RECURSE = Parameter("recurse", "All keys under this prefix.", PRESENT)
+_LISTING = (
+    _RECURSE,
+    Parameter("keys", "Only the names of the keys under this prefix.", PRESENT),
+    Parameter("separator", "With `keys`: cut names after the first of these past the prefix."),
+    Parameter("seperator", "The old spelling of `separator`."),
+)
+_RAW = Parameter("raw", "The bytes of the value, and nothing else.", PRESENT)
+_CONFLICT = Refusal(400, "Conflicting flags: …")
+_BAD_SESSION = tuple(
+    Refusal(500, text)
+    for text in (
+        "missing session",
+        'invalid session "…"',
+        "failed session lookup: index error: …",
+    )
+)
+_LOCKING = (
+    Parameter("acquire", "Take the lock for this session.", refusals=_BAD_SESSION),
+    Parameter("release", "Give back the lock of this session.", refusals=_BAD_SESSION),
+)
+_FLAGS = Parameter(
+    "flags",
+    "A number kept with the value.",
+    UINT64,
+    refusals=(Refusal(500, 'strconv.ParseUint: parsing "…": …'),),
+)
+#: What writes take: how they are consistent is checked, though it changes nothing.
+_WRITE = (DATACENTER, *BLOCKING, *CONSISTENCY)
+_ENTRIES = (
+    Answer(list[KvEntryObject], "The entries, values in base64", headers=INDEX_HEADERS),
+    Answer(list[str], headers=INDEX_HEADERS),  # with `keys`
+)
+_PLAIN = Answer(TEXT, media=(TEXT_MEDIA,), headers=INDEX_HEADERS)  # with `raw`
+_VALUE = Body(
+    BYTES,
+    "The value, any bytes.",
+    BYTES_MEDIA,
+    required=False,
+    refusals=(Refusal(413, "Request body(… bytes) too large, max size: … bytes. See …."),),
+)
+_NONE = Refusal(404)
 
 _VALUE_LIMIT_HELP = "https://www.consul.io/docs/agent/options.html#kv_max_value_size"
 
@@ -80,7 +159,22 @@ def key_json(key: bytes) -> bytes:
         return encode_json("".join(shown))
 
 
-@routes.get("/v1/kv/")
+@routes.get(
+    "/v1/kv/",
+    Operation(
+        summary="Read a key, or all under a prefix",
+        path=(_KEY,),
+        parameters=(*READ, *_LISTING, _RAW),
+        answers=(*_ENTRIES, _PLAIN),
+        refusals=(_NONE,),
+    ),
+    Operation(
+        summary="List all keys, with `recurse` or `keys`",
+        parameters=(*READ, *_LISTING),
+        answers=_ENTRIES,
+        refusals=(_NONE, *_KEY.refusals),
+    ),
+)
 async def get(request: ApiRequest) -> ApiResponse:
     """One entry, all under a prefix (`recurse`), or only their names (`keys`)."""
     options = params.read_options(request)
@@ -122,7 +216,17 @@ def _json(body: bytes, meta: ReadResult) -> ApiResponse:
     return ApiResponse(200, body, JSON_TYPE, index_headers(meta), is_json=True)
 
 
-@routes.put("/v1/kv/")
+@routes.put(
+    "/v1/kv/",
+    Operation(
+        summary="Write a key: always, by `cas`, or taking or giving back a lock",
+        path=(_KEY,),
+        parameters=(*_WRITE, _FLAGS, CAS, *_LOCKING),
+        body=_VALUE,
+        answers=shows(bool, "Whether it was written"),
+        refusals=(_CONFLICT,),
+    ),
+)
 async def put(request: ApiRequest) -> ApiResponse:
     """Write the body: always, by `cas`, or taking (`acquire`) or giving back (`release`) a lock."""
     params.read_options(request)
@@ -150,7 +254,22 @@ def _write_command(
     return KvSet(key=key, value=value, flags=flags)
 
 
-@routes.delete("/v1/kv/")
+@routes.delete(
+    "/v1/kv/",
+    Operation(
+        summary="Delete a key, or all under a prefix",
+        path=(_KEY,),
+        parameters=(*_WRITE, _RECURSE, CAS),
+        answers=shows(bool, "Whether it is gone"),
+        refusals=(_CONFLICT,),
+    ),
+    Operation(
+        summary="Delete all keys, with `recurse`",
+        parameters=(*_WRITE, _RECURSE, CAS),
+        answers=shows(bool),
+        refusals=_KEY.refusals,
+    ),
+)
 async def delete(request: ApiRequest) -> ApiResponse:
     """Delete one key, one key by `cas`, or all under a prefix (`recurse`)."""
     params.read_options(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from registry.agent.autopilot import configured_autopilot
 from registry.agent.durations import MILLISECOND, format_duration, parse_duration
@@ -19,6 +19,8 @@ from registry.http.api import (
     json_response,
 )
 from registry.http.errors import check
+from registry.http.operations import BOOLEAN, TEXT, UINT64, Answer, Operation, Parameter, Refusal
+from registry.http.options import DATACENTER, READ, STALE, json_body, shows
 from registry.http.params import datacenter, decode_json, parse_uint, read_options
 from registry.server.autopilot import ServerHealth
 from registry.state.operator import AutopilotRecord, AutopilotSettings, GetAutopilot, SetAutopilot
@@ -28,6 +30,82 @@ routes = Routes()
 RELAY_FACTOR_MAX = 5
 
 
+NO_GOSSIP_KEYS = "no gossip encryption is in use on this agent, so there is no keyring"
+
+_KEYRING = (
+    Parameter(
+        "relay-factor",
+        "Have so many other nodes pass on each answer.",
+        {"type": "integer", "minimum": 0, "maximum": RELAY_FACTOR_MAX},
+    ),
+    Parameter("local-only", "Do not ask other datacenters; only for the list.", BOOLEAN),
+)
+_NO_KEYRING = (
+    Refusal(500, NO_GOSSIP_KEYS),
+    Refusal(500, "… error occurred:…"),
+    Refusal(500, "… errors occurred:…"),
+)
+AUTOPILOT_CAS = Parameter("cas", "Set only if this is the index of the last change.", UINT64)
+
+
+class RaftServerObject(TypedDict):
+    ID: str
+    Node: str
+    Address: str
+    Leader: bool
+    ProtocolVersion: str
+    Voter: bool
+
+
+class RaftConfigurationObject(TypedDict):
+    Servers: list[RaftServerObject]
+    Index: int
+
+
+class AutopilotObject(TypedDict, total=False):
+    CleanupDeadServers: bool
+    LastContactThreshold: str
+    MaxTrailingLogs: int
+    MinQuorum: int
+    ServerStabilizationTime: str
+    RedundancyZoneTag: str
+    DisableUpgradeMigration: bool
+    UpgradeVersionTag: str
+    CreateIndex: int
+    ModifyIndex: int
+
+
+class ServerHealthObject(TypedDict):
+    ID: str
+    Name: str
+    Address: str
+    SerfStatus: str
+    Version: str
+    Leader: bool
+    LastContact: str
+    LastTerm: int
+    LastIndex: int
+    Healthy: bool
+    Voter: bool
+    StableSince: str
+
+
+class AutopilotHealthObject(TypedDict):
+    Healthy: bool
+    FailureTolerance: int
+    Servers: list[ServerHealthObject]
+
+
+class PoolKeysObject(TypedDict):
+    WAN: bool
+    Datacenter: str
+    Segment: str
+    Messages: dict[str, str]
+    Keys: dict[str, int]
+    PrimaryKeys: dict[str, int]
+    NumNodes: int
+
+
 def _bad(text: str) -> HttpError:
     return HttpError(400, f"Bad request: {text}")
 
@@ -35,14 +113,35 @@ def _bad(text: str) -> HttpError:
 # Raft
 
 
-@routes.get("/v1/operator/raft/configuration")
+@routes.get(
+    "/v1/operator/raft/configuration",
+    Operation(
+        summary="List the servers that take part in consensus",
+        parameters=(DATACENTER, STALE),
+        answers=shows(RaftConfigurationObject),
+    ),
+)
 async def raft_configuration(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     index, servers = await request.agent.backend.raft_configuration()
     return json_response({"Servers": servers, "Index": index})
 
 
-@routes.delete("/v1/operator/raft/peer")
+@routes.delete(
+    "/v1/operator/raft/peer",
+    Operation(
+        summary="Remove a server from consensus",
+        parameters=(
+            DATACENTER,
+            Parameter("id", "The id of the server."),
+            Parameter("address", "Or its address, `IP:port`."),
+        ),
+        refusals=(
+            Refusal(500, 'id "…" was not found in the Raft configuration'),
+            Refusal(500, 'address "…" was not found in the Raft configuration'),
+        ),
+    ),
+)
 async def remove_peer(request: ApiRequest) -> ApiResponse:
     by_id, by_address = "id" in request.query, "address" in request.query
     if not by_id and not by_address:
@@ -66,7 +165,14 @@ async def remove_peer(request: ApiRequest) -> ApiResponse:
 # Autopilot
 
 
-@routes.get("/v1/operator/autopilot/configuration")
+@routes.get(
+    "/v1/operator/autopilot/configuration",
+    Operation(
+        summary="Show the settings of autopilot",
+        parameters=READ,
+        answers=shows(AutopilotObject),
+    ),
+)
 async def autopilot_configuration(request: ApiRequest) -> ApiResponse:
     result = await request.agent.read(GetAutopilot(), read_options(request))
     return json_response(_shown(result.value or _configured(request.agent)))
@@ -94,7 +200,15 @@ def _shown(record: AutopilotRecord) -> dict[str, Any]:
     }
 
 
-@routes.put("/v1/operator/autopilot/configuration")
+@routes.put(
+    "/v1/operator/autopilot/configuration",
+    Operation(
+        summary="Set all settings of autopilot",
+        parameters=(DATACENTER, AUTOPILOT_CAS),
+        body=json_body(AutopilotObject),
+        answers=shows(bool, "Whether they were set"),
+    ),
+)
 async def set_autopilot(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     try:
@@ -193,7 +307,17 @@ _FIELDS: dict[str, tuple[str, Any]] = {
 }
 
 
-@routes.get("/v1/operator/autopilot/health")
+@routes.get(
+    "/v1/operator/autopilot/health",
+    Operation(
+        summary="Tell the health of the servers",
+        parameters=(DATACENTER,),
+        answers=(
+            Answer(AutopilotHealthObject, "All servers are healthy"),
+            Answer(AutopilotHealthObject, "One of them is not", 429),
+        ),
+    ),
+)
 async def autopilot_health(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     report = await request.agent.backend.autopilot_health()
@@ -236,7 +360,15 @@ _KEY_OPERATIONS = {
 }
 
 
-@routes.get("/v1/operator/keyring")
+@routes.get(
+    "/v1/operator/keyring",
+    Operation(
+        summary="List the keys of gossip",
+        parameters=_KEYRING,
+        answers=shows(list[PoolKeysObject]),
+        refusals=_NO_KEYRING,
+    ),
+)
 async def list_keys(request: ApiRequest) -> ApiResponse:
     relay_factor = _relay_factor(request)
     _local_only(request)  # no other datacenter is asked in any case
@@ -244,9 +376,18 @@ async def list_keys(request: ApiRequest) -> ApiResponse:
     return json_response([_shown_keys(request.agent, pool) for pool in pools])
 
 
-@routes.post("/v1/operator/keyring")
-@routes.put("/v1/operator/keyring")
-@routes.delete("/v1/operator/keyring")
+def _key_operation(summary: str) -> Operation:
+    return Operation(
+        summary=summary,
+        parameters=_KEYRING,
+        body=json_body({"type": "object", "properties": {"Key": TEXT}, "required": ["Key"]}),
+        refusals=_NO_KEYRING,
+    )
+
+
+@routes.post("/v1/operator/keyring", _key_operation("Have all nodes know a key of gossip"))
+@routes.put("/v1/operator/keyring", _key_operation("Have all nodes encrypt with a known key"))
+@routes.delete("/v1/operator/keyring", _key_operation("Have all nodes forget a key"))
 async def change_keys(request: ApiRequest) -> ApiResponse:
     """500 with a line for each pool in which not all did it; asking again does no harm."""
     try:
@@ -283,7 +424,7 @@ async def _in_pools(
 ) -> list[PoolKeys]:
     pools = await request.agent.membership.keys(operation, key, relay_factor=relay_factor)
     if not pools:
-        raise HttpError(500, "no gossip encryption is in use on this agent, so there is no keyring")
+        raise HttpError(500, NO_GOSSIP_KEYS)
     return pools
 
 

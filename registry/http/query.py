@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from registry.agent.durations import parse_duration
+from registry.agent.durations import MILLISECOND, parse_duration
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -19,15 +19,28 @@ from registry.http.api import (
     json_response,
 )
 from registry.http.errors import REFUSED_STATUS, check
+from registry.http.operations import PRESENT, Operation, Parameter, Refusal
+from registry.http.options import (
+    DATACENTER,
+    NEAR,
+    READ,
+    argument,
+    json_body,
+    reads,
+    shows,
+)
 from registry.http.params import CONSISTENCY_NAMES, datacenter, read_headers, read_response
 from registry.http.reads import NEAR_AGENT, ask, options_of, plain
+from registry.http.session import CreatedObject
 from registry.http.shapes import (
+    Field,
     InstanceView,
     View,
     fields,
     flag,
     instance_view,
     integer,
+    object_schema,
     read_body,
     struct,
     text,
@@ -56,6 +69,33 @@ routes = Routes()
 
 _NOT_FOUND = "Query not found"
 _EXECUTE, _EXPLAIN = "/execute", "/explain"
+
+
+_ID = argument("id", "The id of the query.")
+_NAME = argument("name", "The name or the id of the query, or a name that a template stands for.")
+_UNFIT = tuple(
+    Refusal(500, text)
+    for text in (
+        "Invalid prepared query: …",
+        "failed compiling template: …",
+        'invalid session "…"',
+        "name '…' aliases an existing query …",
+        "a query template with an empty name already exists",
+    )
+)
+_NO_UUID = Refusal(500, "failed prepared query lookup: index error: …")
+_UNKNOWN = (
+    Refusal(500, "Cannot modify non-existent prepared query: '…'"),
+    Refusal(500, "Prepared Query lookup failed: …"),
+)
+_UNRUNNABLE = tuple(
+    Refusal(500, text)
+    for text in (
+        "Missing Query ID",
+        "prepared query templates can only be resolved up by name, not by ID",
+        "failed to render template: …",
+    )
+)
 
 
 class TemplateView(View, frozen=True):
@@ -153,7 +193,7 @@ _SERVICE_FIELDS = {
         service_meta=text_map,
         connect=flag,
     ),
-    "ignorecheckids": fields(ignore_check_ids=texts)["ignorecheckIds".lower()],
+    "ignorecheckids": Field("ignore_check_ids", texts, "IgnoreCheckIDs"),
 }
 _FIELDS = fields(
     id=text,
@@ -179,7 +219,19 @@ def _require_sound(query: PreparedQuery) -> None:
         raise HttpError(500, flaw)
 
 
-@routes.post("/v1/query")
+@routes.post(
+    "/v1/query",
+    Operation(
+        summary="Keep a query",
+        parameters=(DATACENTER,),
+        body=json_body(object_schema(_FIELDS)),
+        answers=shows(CreatedObject),
+        refusals=(
+            Refusal(500, "ID must be empty when creating a new prepared query"),
+            *_UNFIT,
+        ),
+    ),
+)
 async def create(request: ApiRequest) -> ApiResponse:
     query = await _read_definition(request)
     datacenter(request)
@@ -190,14 +242,50 @@ async def create(request: ApiRequest) -> ApiResponse:
     return json_response({"ID": created})
 
 
-@routes.get("/v1/query")
+@routes.get(
+    "/v1/query",
+    Operation(summary="List the queries", parameters=READ, answers=reads(list[QueryView])),
+)
 async def list_queries(request: ApiRequest) -> ApiResponse:
     query = ListQueries()
     meta = await ask(request, query)
     return read_response(request, query, meta, [query_view(each) for each in meta.value])
 
 
-@routes.get("/v1/query/")
+@routes.get(
+    "/v1/query/",
+    Operation(
+        summary="Show a query in a list",
+        path=(_ID,),
+        parameters=READ,
+        answers=reads(list[QueryView]),
+        refusals=(Refusal(404, _NOT_FOUND), _NO_UUID),
+    ),
+    Operation(
+        summary="Run a query",
+        path=(_NAME, _EXECUTE),
+        parameters=(
+            *READ,
+            NEAR,
+            Parameter(
+                "limit",
+                "Show so many instances at most.",
+                {"type": "integer", "minimum": 0},
+                refusals=(Refusal(500, "Bad limit: …"),),
+            ),
+            Parameter("connect", "Instances that speak the mesh's protocol.", PRESENT),
+        ),
+        answers=reads(ExecutionView),
+        refusals=(Refusal(404, _NOT_FOUND), *_UNRUNNABLE),
+    ),
+    Operation(
+        summary="Show the query that a name leads to",
+        path=(_NAME, _EXPLAIN),
+        parameters=READ,
+        answers=reads(ExplanationView),
+        refusals=(Refusal(404, _NOT_FOUND), *_UNRUNNABLE),
+    ),
+)
 async def get(request: ApiRequest) -> ApiResponse:
     """A definition by id; with `/execute` or `/explain` after it, what a name or id leads to."""
     asked = plain(request.argument)
@@ -211,7 +299,16 @@ async def get(request: ApiRequest) -> ApiResponse:
     return read_response(request, query, meta, [query_view(found)])
 
 
-@routes.put("/v1/query/")
+@routes.put(
+    "/v1/query/",
+    Operation(
+        summary="Change a query",
+        path=(_ID,),
+        parameters=(DATACENTER,),
+        body=json_body(object_schema(_FIELDS)),
+        refusals=(*_UNFIT, *_UNKNOWN),
+    ),
+)
 async def update(request: ApiRequest) -> ApiResponse:
     _refuse_method(request)
     query = await _read_definition(request)
@@ -222,7 +319,15 @@ async def update(request: ApiRequest) -> ApiResponse:
     return empty_response()
 
 
-@routes.delete("/v1/query/")
+@routes.delete(
+    "/v1/query/",
+    Operation(
+        summary="Delete a query",
+        path=(_ID,),
+        parameters=(DATACENTER,),
+        refusals=_UNKNOWN,
+    ),
+)
 async def delete(request: ApiRequest) -> ApiResponse:
     _refuse_method(request)
     datacenter(request)
@@ -298,7 +403,7 @@ async def _execute(request: ApiRequest, name: str) -> ApiResponse:
         agent.datacenter,
         0,
         0,
-        meta.last_contact_ms,
+        meta.last_contact_ms * MILLISECOND,  # as everywhere in bodies, unlike in the header
         meta.known_leader,
         CONSISTENCY_NAMES[meta.mode],
     )
@@ -326,7 +431,7 @@ async def _explain(request: ApiRequest, name: str) -> ApiResponse:
     result = ExplanationView(
         query_view(_found(request, query, meta)),
         0,
-        meta.last_contact_ms,
+        meta.last_contact_ms * MILLISECOND,
         meta.known_leader,
         CONSISTENCY_NAMES[meta.mode],
     )

@@ -58,6 +58,7 @@ NAMESPACED = (
     "/v1/health/",
     "/v1/agent/service",
     "/v1/agent/check",
+    "/v1/agent/maintenance",
     "/v1/agent/health/",
     "/v1/config",
     "/v1/internal/ui/",

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from registry.http.api import ApiRequest, ApiResponse, Routes, text_response
+from registry.http.operations import TEXT, TEXT_MEDIA, Answer, Operation
 
 routes = Routes()
+
+_TEXT_ANSWER = (Answer(TEXT, media=(TEXT_MEDIA,)),)
 
 #: No crawler has any business here.
 ROBOTS = "User-agent: *\nDisallow: /\n"
 
 
-@routes.get("/")
+@routes.get(
+    "/",
+    Operation(summary="Tell what listens here", answers=_TEXT_ANSWER),
+)
 async def index(request: ApiRequest) -> ApiResponse:
     return text_response("Consul Agent")
 
 
-@routes.get("/robots.txt")
+@routes.get(
+    "/robots.txt",
+    Operation(summary="Send crawlers away", answers=_TEXT_ANSWER),
+)
 async def robots(request: ApiRequest) -> ApiResponse:
     return text_response(ROBOTS)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from registry.http.api import Handler, Routes
+from registry.http.api import Handler, Route, Routes
+from registry.http.operations import Operation
 
 #: The order in which `Allow` lists what a pattern serves.
 METHOD_ORDER = ("GET", "POST", "PUT", "DELETE")
@@ -25,11 +26,12 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2})")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One pattern: its handlers by method, and what `Allow` says."""
+    """One pattern: its handlers by method, what `Allow` says, what the document says."""
 
     pattern: str
     handlers: dict[str, Handler]
     allow: str
+    operations: dict[str, tuple[Operation, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +51,20 @@ class Router:
             self.include(table)
 
     def include(self, table: Routes) -> None:
-        for pattern, handlers in table.table.items():
-            for method, handler in handlers.items():
-                self.add(method, pattern, handler)
+        for pattern, routes in table.table.items():
+            for method, route in routes.items():
+                self.add(method, pattern, route)
 
-    def add(self, method: str, pattern: str, handler: Handler) -> None:
+    def add(self, method: str, pattern: str, route: Route) -> None:
         known = self.endpoint(pattern)
         handlers = dict(known.handlers) if known else {}
+        operations = dict(known.operations) if known else {}
         if method in handlers:
             raise ValueError(f"{method} {pattern} is served twice")
-        handlers[method] = handler
+        handlers[method], operations[method] = route
         methods = [name for name in METHOD_ORDER if name in handlers]
-        endpoint = Endpoint(pattern, handlers, ",".join(["OPTIONS", *methods]))
+        allow = ",".join(["OPTIONS", *methods])
+        endpoint = Endpoint(pattern, handlers, allow, operations)
         self._exact[pattern] = Match(endpoint, "")
         if pattern.endswith("/"):
             self._prefixes[pattern] = endpoint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict
 
 import msgspec
 
@@ -16,8 +16,20 @@ from registry.http.api import (
     index_headers,
     json_response,
 )
+from registry.http.operations import Operation, Refusal
+from registry.http.options import DATACENTER, READ, argument, json_body, reads, shows
 from registry.http.reads import ask, wanted_name
-from registry.http.shapes import anything, fields, many, read_fields, struct, text, texts, unsigned
+from registry.http.shapes import (
+    anything,
+    fields,
+    many,
+    object_schema,
+    read_fields,
+    struct,
+    text,
+    texts,
+    unsigned,
+)
 from registry.state.base import Query, Refused
 from registry.state.sessions import (
     DELETE,
@@ -43,6 +55,45 @@ _SECONDS_BELOW: Final = 1000
 
 _INT64_HALF: Final = 1 << 63
 
+_SESSION: Final = argument("session", "The id of the session.", "Missing session")
+_NODE: Final = argument("node", "The name of the node.", "Missing node name")
+_NO_UUID: Final = Refusal(500, "failed session lookup: index error: …")
+_IMPOSSIBLE: Final = tuple(
+    Refusal(500, text)
+    for text in (
+        "Must provide Node",
+        "Invalid Behavior setting '…'",
+        "Session TTL '…' invalid: …",
+        "Invalid Session TTL '…', must be between […]",
+        "Missing node registration",
+        "Missing check '…' registration",
+        "Check '…' is in … state",
+    )
+)
+
+
+class ServiceCheckObject(TypedDict):
+    ID: str
+    Namespace: str
+
+
+class SessionObject(TypedDict):
+    ID: str
+    Name: str
+    Node: str
+    LockDelay: int
+    Behavior: str
+    TTL: str
+    NodeChecks: tuple[str, ...] | None
+    ServiceChecks: list[ServiceCheckObject] | None
+    Checks: NotRequired[tuple[str, ...]]
+    CreateIndex: int
+    ModifyIndex: int
+
+
+class CreatedObject(TypedDict):
+    ID: str
+
 
 _CREATE_FIELDS: Final = fields(
     id=text,  # the client's wish is not heeded
@@ -66,7 +117,7 @@ _CREATE_FIELDS: Final = fields(
 
 
 def session_json(session: Session) -> dict[str, Any]:
-    """A session as the API shows it."""
+    """A session as the API shows it, a `SessionObject`."""
     shown: dict[str, Any] = {
         "ID": session.id,
         "Name": session.name,
@@ -90,7 +141,16 @@ def _service_checks_json(checks: tuple[ServiceCheck, ...] | None) -> list[dict[s
     return [{"ID": check.id, "Namespace": check.namespace} for check in checks]
 
 
-@routes.put("/v1/session/create")
+@routes.put(
+    "/v1/session/create",
+    Operation(
+        summary="Make a session",
+        parameters=(DATACENTER,),
+        body=json_body(object_schema(_CREATE_FIELDS), required=False),
+        answers=shows(CreatedObject),
+        refusals=_IMPOSSIBLE,
+    ),
+)
 async def create(request: ApiRequest) -> ApiResponse:
     """A new session's id; without a body a session of this agent's node, all by default."""
     value = params.decode_json(request, await request.body())
@@ -173,7 +233,16 @@ def _ttl_ns(request: ApiRequest, ttl: str) -> int:
     return ttl_ns
 
 
-@routes.put("/v1/session/destroy/")
+@routes.put(
+    "/v1/session/destroy/",
+    Operation(
+        summary="End a session; what it locked is released or deleted",
+        path=(_SESSION,),
+        parameters=(DATACENTER,),
+        answers=shows(bool),
+        refusals=(_NO_UUID,),
+    ),
+)
 async def destroy(request: ApiRequest) -> ApiResponse:
     session_id = wanted_name(request, "Missing session")
     params.datacenter(request)
@@ -181,7 +250,16 @@ async def destroy(request: ApiRequest) -> ApiResponse:
     return json_response(True)
 
 
-@routes.put("/v1/session/renew/")
+@routes.put(
+    "/v1/session/renew/",
+    Operation(
+        summary="Have the TTL of a session begin anew",
+        path=(_SESSION,),
+        parameters=(DATACENTER,),
+        answers=shows(list[SessionObject]),
+        refusals=(_NO_UUID, Refusal(404, "Session id '…' not found")),
+    ),
+)
 async def renew(request: ApiRequest) -> ApiResponse:
     """The session in a list; 404 when there is none."""
     session_id = wanted_name(request, "Missing session")
@@ -192,19 +270,39 @@ async def renew(request: ApiRequest) -> ApiResponse:
     return json_response([session_json(session)])
 
 
-@routes.get("/v1/session/info/")
+@routes.get(
+    "/v1/session/info/",
+    Operation(
+        summary="Show a session in a list, empty when there is none",
+        path=(_SESSION,),
+        parameters=READ,
+        answers=reads(list[SessionObject]),
+        refusals=(_NO_UUID,),
+    ),
+)
 async def info(request: ApiRequest) -> ApiResponse:
     session_id = wanted_name(request, "Missing session")
     return await _sessions(request, SessionInfo(id=session_id))
 
 
-@routes.get("/v1/session/node/")
+@routes.get(
+    "/v1/session/node/",
+    Operation(
+        summary="List the sessions of a node",
+        path=(_NODE,),
+        parameters=READ,
+        answers=reads(list[SessionObject]),
+    ),
+)
 async def of_node(request: ApiRequest) -> ApiResponse:
     node = wanted_name(request, "Missing node name")
     return await _sessions(request, SessionsOfNode(node=node))
 
 
-@routes.get("/v1/session/list")
+@routes.get(
+    "/v1/session/list",
+    Operation(summary="List all sessions", parameters=READ, answers=reads(list[SessionObject])),
+)
 async def list_all(request: ApiRequest) -> ApiResponse:
     return await _sessions(request, SessionList())
 

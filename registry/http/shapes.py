@@ -8,6 +8,7 @@ know; `Request decode failed: ` before them is the handler's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,6 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from registry.agent.durations import format_duration, parse_duration
 from registry.http.api import ApiRequest, HttpError
+from registry.http.operations import DURATION
 from registry.http.params import decode_json
 from registry.state.catalog import Deregister, NodeServicesResult, Register, ServiceInstance
 from registry.state.catalog_records import (
@@ -306,14 +308,28 @@ class BodyError(ValueError):
     """A body that is no such object; the message says what is wrong with which field."""
 
 
-Reader = Callable[[Any, str], Any]
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How a JSON value is read, given the value and its path, and its schema for the document."""
+
+    read: Callable[[Any, str], Any]
+    schema: Mapping[str, Any]
+
+    def __call__(self, value: Any, path: str) -> Any:
+        return self.read(value, path)
+
+
+def reader(**schema: Any) -> Callable[[Callable[[Any, str], Any]], Reader]:
+    """Decorator: the function as a reader of values with this schema."""
+    return lambda read: Reader(read, schema)
 
 
 class Field(NamedTuple):
-    """Where a JSON field goes and how its value is read (given the value and the field's path)."""
+    """Where a JSON field goes, how its value is read and how the API spells it."""
 
     name: str
     read: Reader
+    shown: str
 
 
 Fields = Mapping[str, Field]
@@ -321,7 +337,14 @@ Fields = Mapping[str, Field]
 
 def fields(**readers: Reader) -> dict[str, Field]:
     """A table of fields by their lower-case API names; keywords are our names of them."""
-    return {spelled(name).lower(): Field(name, reader) for name, reader in readers.items()}
+    table = (Field(name, read, spelled(name)) for name, read in readers.items())
+    return {field.shown.lower(): field for field in table}
+
+
+def object_schema(table: Fields) -> dict[str, Any]:
+    """An object of the fields of a table; each of them may stay away."""
+    members = {field.shown: dict(field.read.schema) for field in table.values()}
+    return {"type": "object", "properties": members, "additionalProperties": False}
 
 
 def _kind(value: Any) -> str:
@@ -335,36 +358,42 @@ def _mismatch(value: Any, path: str, wanted: str) -> BodyError:
     )
 
 
+@reader(type="string")
 def text(value: Any, path: str) -> str:
     if not isinstance(value, str):
         raise _mismatch(value, path, "string")
     return value
 
 
+@reader(type="integer", minimum=-(1 << 63) + 1, maximum=(1 << 63) - 1)
 def integer(value: Any, path: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
         raise _mismatch(value, path, "int")
     return value
 
 
+@reader(type="integer", minimum=0, maximum=(1 << 64) - 1)
 def unsigned(value: Any, path: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
         raise _mismatch(value, path, "uint64")
     return value
 
 
+@reader(type="number")
 def number(value: Any, path: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _mismatch(value, path, "float64")
     return float(value)
 
 
+@reader(type="boolean")
 def flag(value: Any, path: str) -> bool:
     if not isinstance(value, bool):
         raise _mismatch(value, path, "bool")
     return value
 
 
+@reader(oneOf=[DURATION, {"type": "integer"}])
 def duration(value: Any, path: str) -> int:
     """Nanoseconds, from a text such as "10s" or a number of nanoseconds."""
     if isinstance(value, str):
@@ -375,15 +404,13 @@ def duration(value: Any, path: str) -> int:
     return int(number(value, path))
 
 
+@reader()
 def anything(value: Any, path: str) -> Any:
     return value
 
 
-def texts(value: Any, path: str) -> tuple[str, ...]:
-    return tuple(many(text)(value, path))
-
-
 def many(read: Reader) -> Reader:
+    @reader(type="array", items=read.schema)
     def read_list(value: Any, path: str) -> list[Any]:
         if not isinstance(value, list):
             raise _mismatch(value, path, "[]")
@@ -392,7 +419,13 @@ def many(read: Reader) -> Reader:
     return read_list
 
 
+@reader(type="array", items=text.schema)
+def texts(value: Any, path: str) -> tuple[str, ...]:
+    return tuple(many(text)(value, path))
+
+
 def mapping(read: Reader) -> Reader:
+    @reader(type="object", additionalProperties=read.schema)
     def read_mapping(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise _mismatch(value, path, "map")
@@ -407,6 +440,7 @@ text_map = mapping(text)
 def struct(kind: Callable[..., Any], table: Fields, *, lenient: bool = False) -> Reader:
     """A reader of an object into `kind(**fields)`; `lenient` passes over unknown fields."""
 
+    @reader(**object_schema(table))
     def read_struct(value: Any, path: str) -> Any:
         return kind(**read_fields(value, table, path, lenient=lenient))
 
@@ -445,6 +479,10 @@ async def read_body(request: ApiRequest, table: Fields, path: str) -> dict[str, 
 def canonical(table: Mapping[str, str], nested: Mapping[str, Reader] | None = None) -> Reader:
     """A reader of mesh settings: any letter case, underscores or not; unknown ones are dropped."""
 
+    read_of = nested or {}
+    members = {name: read_of.get(name, anything).schema for name in table.values()}
+
+    @reader(type="object", properties=members)
     def read_settings(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise _mismatch(value, path, "object")
@@ -452,8 +490,7 @@ def canonical(table: Mapping[str, str], nested: Mapping[str, Reader] | None = No
         for key, item in value.items():
             name = table.get(key.lower().replace("_", ""))
             if name is not None and item is not None:
-                read = (nested or {}).get(name, anything)
-                found[name] = read(item, f"{path}.{name}")
+                found[name] = read_of.get(name, anything)(item, f"{path}.{name}")
         return found
 
     return read_settings
@@ -511,7 +548,7 @@ _SPEC_READERS: dict[str, Reader] = {
 }
 _SPEC_TABLE = {
     name.lower(): Field(
-        field, duration if field.endswith("_ns") else _SPEC_READERS.get(field, text)
+        field, duration if field.endswith("_ns") else _SPEC_READERS.get(field, text), name
     )
     for field, name, _ in _SPEC_FIELDS
 }
@@ -548,7 +585,7 @@ SERVICE_FIELDS = {
         connect=read_connect,
         **_INDEXES,
     ),
-    "service": Field("name", text),
+    "service": Field("name", text, "Service"),
 }
 CHECK_FIELDS = fields(
     node=text,
@@ -569,7 +606,7 @@ read_node = struct(lambda node="", **rest: Node(node=node, **rest), NODE_FIELDS)
 read_service = struct(Service, SERVICE_FIELDS)
 read_check = struct(Check, CHECK_FIELDS)
 
-_REGISTER_FIELDS = fields(
+REGISTER_FIELDS = fields(
     datacenter=text,
     id=text,
     node=text,
@@ -583,12 +620,12 @@ _REGISTER_FIELDS = fields(
     token=text,
     **_INDEXES,
 )
-_DEREGISTER_FIELDS = fields(datacenter=text, node=text, service_id=text, check_id=text, token=text)
+DEREGISTER_FIELDS = fields(datacenter=text, node=text, service_id=text, check_id=text, token=text)
 
 
 async def read_registration(request: ApiRequest) -> Register:
     """The body of a catalog registration, in this agent's datacenter unless it names another."""
-    given = await read_body(request, _REGISTER_FIELDS, "RegisterRequest")
+    given = await read_body(request, REGISTER_FIELDS, "RegisterRequest")
     for unused in ("token", "create_index", "modify_index"):
         given.pop(unused, None)
     checks = list(given.pop("checks", ()))
@@ -601,7 +638,7 @@ async def read_registration(request: ApiRequest) -> Register:
 
 async def read_deregistration(request: ApiRequest) -> tuple[str, Deregister]:
     """The datacenter, "" for this one, and the body of a deregistration."""
-    given = await read_body(request, _DEREGISTER_FIELDS, "DeregisterRequest")
+    given = await read_body(request, DEREGISTER_FIELDS, "DeregisterRequest")
     command = Deregister(
         node=given.get("node", ""),
         service_id=given.get("service_id", ""),

@@ -28,6 +28,8 @@ from registry.http.api import (
     encode_json,
 )
 from registry.http.errors import check
+from registry.http.operations import BYTES, Answer, Body, Operation, Refusal
+from registry.http.options import DATACENTER, INDEX_HEADERS, STALE
 from registry.http.params import datacenter
 from registry.state.dump import StateDump
 from registry.state.machine import dump_payloads
@@ -49,7 +51,14 @@ _PIECE_BYTES = 256 << 10
 _STATE_BYTES_MAX = 8 << 30
 
 
-@routes.get("/v1/snapshot")
+@routes.get(
+    "/v1/snapshot",
+    Operation(
+        summary="Save the replicated state",
+        parameters=(DATACENTER, STALE),
+        answers=(Answer(BYTES, "The file", media=(CONTENT_TYPE,), headers=INDEX_HEADERS),),
+    ),
+)
 async def save(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     dump = await request.agent.backend.open_dump()
@@ -126,7 +135,23 @@ def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None
     tar.addfile(entry, content)
 
 
-@routes.put("/v1/snapshot")
+@routes.put(
+    "/v1/snapshot",
+    Operation(
+        summary="Replace the replicated state",
+        parameters=(DATACENTER,),
+        body=Body(
+            BYTES,
+            "The file as it was saved.",
+            CONTENT_TYPE,
+            refusals=(Refusal(413, "Request body(… bytes) too large…"),),
+        ),
+        refusals=(
+            Refusal(500, "failed to restore snapshot: …"),
+            Refusal(409, "another restore came in between; nothing was restored"),
+        ),
+    ),
+)
 async def restore(request: ApiRequest) -> ApiResponse:
     """Verify the whole file, then replace the state by commands (`registry.state.restore`)."""
     datacenter(request)

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from registry.http.api import ApiRequest, ApiResponse, Routes, json_response
+from registry.http.operations import Operation
+from registry.http.options import DATACENTER, STALE, shows
 from registry.http.params import datacenter
 
 routes = Routes()
 
 
-@routes.get("/v1/status/leader")
+@routes.get(
+    "/v1/status/leader",
+    Operation(
+        summary="Tell the address of the leader; nothing when there is none",
+        parameters=(DATACENTER, STALE),
+        answers=shows(str),
+    ),
+)
 async def leader(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     return json_response(await request.agent.backend.leader_address())
 
 
-@routes.get("/v1/status/peers")
+@routes.get(
+    "/v1/status/peers",
+    Operation(
+        summary="List the addresses of the servers that take part in consensus",
+        parameters=(DATACENTER, STALE),
+        answers=shows(list[str]),
+    ),
+)
 async def peers(request: ApiRequest) -> ApiResponse:
     datacenter(request)
     return json_response(await request.agent.backend.peer_addresses())

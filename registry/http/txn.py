@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict
 
 import msgspec
 
@@ -18,19 +18,27 @@ from registry.http.api import (
     index_headers,
     json_response,
 )
-from registry.http.kv import body_within, entry_json
+from registry.http.kv import KvEntryObject, body_within, entry_json
+from registry.http.operations import Answer, Refusal
+from registry.http.operations import Operation as ApiOperation
+from registry.http.options import READ, json_body
 from registry.http.shapes import (
     BodyError,
+    CheckView,
     Field,
     Fields,
+    NodeServiceView,
+    NodeView,
     Reader,
     check_view,
     fields,
     node_view,
+    object_schema,
     read_check,
     read_fields,
     read_node,
     read_service,
+    reader,
     service_view,
     text,
     unsigned,
@@ -54,10 +62,95 @@ routes = Routes()
 
 OPERATIONS_MAX: Final = 64
 
+TOO_MANY = "Transaction contains too many operations"
+
 _LENGTH_LIMIT_HELP = "https://www.consul.io/docs/agent/options.html#txn_max_req_len"
 
 
-@routes.put("/v1/txn")
+@reader(type="string", contentEncoding="base64")
+def _base64(value: Any, path: str) -> bytes:
+    try:
+        plain = text(value, path).replace("\n", "").replace("\r", "")
+        return base64.b64decode(plain, validate=True)
+    except (binascii.Error, ValueError) as problem:
+        if isinstance(problem, BodyError):
+            raise
+        raise BodyError("illegal base64 data") from None
+
+
+def _object(table: Fields) -> Reader:
+    @reader(**object_schema(table))
+    def read(value: Any, path: str) -> dict[str, Any]:
+        return read_fields(value, table, path)
+
+    return read
+
+
+_OPERATION_FIELDS: Final[Fields] = {
+    "kv": Field(
+        "kv",
+        _object(
+            fields(verb=text, key=text, value=_base64, flags=unsigned, index=unsigned, session=text)
+        ),
+        "KV",
+    ),
+    **fields(
+        node=_object(fields(verb=text, node=read_node)),
+        service=_object(fields(verb=text, node=text, service=read_service)),
+        check=_object(fields(verb=text, check=read_check)),
+    ),
+}
+
+_OPERATIONS_SCHEMA: Final = {
+    "type": "array",
+    "items": object_schema(_OPERATION_FIELDS),
+    "maxItems": OPERATIONS_MAX,
+}
+
+
+class ResultObject(TypedDict, total=False):
+    """One of the four, as the operation was."""
+
+    KV: KvEntryObject
+    Node: NodeView
+    Service: NodeServiceView
+    Check: CheckView
+
+
+class TxnErrorObject(TypedDict):
+    OpIndex: int
+    What: str
+
+
+class TxnObject(TypedDict):
+    """What became of a transaction; the last four say how it was read, if it only read."""
+
+    Results: list[ResultObject] | None
+    Errors: list[TxnErrorObject] | None
+    Index: NotRequired[int]
+    LastContact: NotRequired[int]
+    KnownLeader: NotRequired[bool]
+    ConsistencyLevel: NotRequired[str]
+
+
+@routes.put(
+    "/v1/txn",
+    ApiOperation(
+        summary="Carry out several operations: all of them or none",
+        parameters=READ,
+        body=json_body(_OPERATIONS_SCHEMA),
+        answers=(
+            Answer(TxnObject, "All done"),
+            Answer(TxnObject, "Nothing done: an operation failed", 409),
+        ),
+        refusals=(
+            Refusal(400, "Failed to parse body: …"),
+            Refusal(413, f"{TOO_MANY} (… > …)"),
+            Refusal(413, "Request body(… bytes) too large, max size: … bytes. See …."),
+            Refusal(413, 'Value for key "…" is too large (… > … bytes)'),
+        ),
+    ),
+)
 async def run(request: ApiRequest) -> ApiResponse:
     """Carry out the operations in the body; 409 with the errors when one of them fails."""
     operations = _operations(request, await _decoded(request))
@@ -94,9 +187,7 @@ async def _decoded(request: ApiRequest) -> list[Any]:
     if not isinstance(value, list | None):
         raise _unreadable("json: cannot unmarshal a value that is no list into api.TxnOps")
     if value is not None and len(value) > OPERATIONS_MAX:
-        raise HttpError(
-            413, f"Transaction contains too many operations ({len(value)} > {OPERATIONS_MAX})"
-        )
+        raise HttpError(413, f"{TOO_MANY} ({len(value)} > {OPERATIONS_MAX})")
     return value or []
 
 
@@ -164,36 +255,6 @@ def _service_operation(
 
 def _check_operation(*, verb: str = "", check: Check | None = None) -> CheckOperation:
     return CheckOperation(verb=verb, check=check or Check())
-
-
-def _base64(value: Any, path: str) -> bytes:
-    try:
-        plain = text(value, path).replace("\n", "").replace("\r", "")
-        return base64.b64decode(plain, validate=True)
-    except (binascii.Error, ValueError) as problem:
-        if isinstance(problem, BodyError):
-            raise
-        raise BodyError("illegal base64 data") from None
-
-
-def _object(table: Fields) -> Reader:
-    def read(value: Any, path: str) -> dict[str, Any]:
-        return read_fields(value, table, path)
-
-    return read
-
-
-_OPERATION_FIELDS: Final[Fields] = {
-    "kv": Field(
-        "kv",
-        _object(
-            fields(verb=text, key=text, value=_base64, flags=unsigned, index=unsigned, session=text)
-        ),
-    ),
-    "node": Field("node", _object(fields(verb=text, node=read_node))),
-    "service": Field("service", _object(fields(verb=text, node=text, service=read_service))),
-    "check": Field("check", _object(fields(verb=text, check=read_check))),
-}
 
 
 # Showing the outcome

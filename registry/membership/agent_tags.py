@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from registry.membership.serf_values import Member
-
 SERVER_ROLE, CLIENT_ROLE = "consul", "node"
 
-_BUILD = re.compile(r"\d+\.\d+\.\d+")
+_BUILD = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}")
+
+_PORT_MAX = 65535
 
 #: Builds from here on make their node ids unique per host.
 UNIQUE_IDS_SINCE = (0, 8, 5)
@@ -75,58 +75,52 @@ class AgentTags(msgspec.Struct, frozen=True, kw_only=True):
         return tags
 
 
-class ServerInfo(msgspec.Struct, frozen=True):
-    """A member that is a server, as its tags have it."""
+class ServerTags(msgspec.Struct, frozen=True, kw_only=True):
+    """What a member that is a server tells of itself."""
 
-    name: str
-    node_id: str
+    id: str
+    port: int  # of its RPC listener
     datacenter: str
     segment: str
-    address: str
-    port: int
-    wan_join_port: int
+    build: str  # "1.8.4"
+    expect: int  # 0: does not take part in a bootstrap
     bootstrap: bool
-    expect: int
-    build: tuple[int, int, int]
-    protocol: int
-    raft_protocol: int
-    acls: int
-    use_tls: bool
+    raft_version: int
+    wan_join_port: int
     non_voter: bool
 
 
-def server_of(member: Member) -> ServerInfo | None:
-    """None if the member is no server, or says it is one in tags that cannot be read."""
-    tags = member.tags
+def read_server(tags: Mapping[str, str]) -> ServerTags | None:
+    """None if these are no server's, or say so and cannot be read: anybody may write tags."""
     if tags.get("role") != SERVER_ROLE:
         return None
     try:
-        port, protocol = _required(tags, "port"), _required(tags, "vsn")
-        _check_optional(tags)
+        port = _count(tags.get("port", ""))
+        _count(tags.get("vsn", ""))
+        optional = ("expect", "wan_join_port", "raft_vsn")
+        numbers = {name: _count(tags.get(name, "0")) for name in optional}
+        _check_prefixed(tags)
         build = build_of(tags)
     except ValueError:
         return None
-    return ServerInfo(
-        name=member.name,
-        node_id=tags.get("id", ""),
+    if not 0 < port <= _PORT_MAX:
+        return None
+    return ServerTags(
+        id=tags.get("id", ""),
+        port=port,
         datacenter=tags.get("dc", ""),
         segment=tags.get("segment", ""),
-        address=member.address,
-        port=port,
-        wan_join_port=int(tags.get("wan_join_port", 0)),
+        build=".".join(map(str, build)),
+        expect=numbers["expect"],
         bootstrap="bootstrap" in tags,
-        expect=int(tags.get("expect", 0)),
-        build=build,
-        protocol=protocol,
-        raft_protocol=int(tags.get("raft_vsn", 0)),
-        acls=int(tags["acls"]) if tags.get("acls", "").isdigit() else 3,
-        use_tls="use_tls" in tags,
+        raft_version=numbers["raft_vsn"],
+        wan_join_port=numbers["wan_join_port"],
         non_voter="nonvoter" in tags,
     )
 
 
-def is_client(member: Member) -> bool:
-    return member.tags.get("role") == CLIENT_ROLE
+def is_client(tags: Mapping[str, str]) -> bool:
+    return tags.get("role") == CLIENT_ROLE
 
 
 def build_of(tags: Mapping[str, str]) -> tuple[int, int, int]:
@@ -138,16 +132,20 @@ def build_of(tags: Mapping[str, str]) -> tuple[int, int, int]:
     return major, minor, patch
 
 
-def _required(tags: Mapping[str, str], name: str) -> int:
-    return int(tags.get(name, ""))
+def _count(text: str) -> int:
+    """A number in decimal, as tags spell it. Raises `ValueError`; `int` alone takes far more."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise ValueError(f"no number: {text!r}")
+    return int(text)
 
 
-def _check_optional(tags: Mapping[str, str]) -> None:
+def _check_prefixed(tags: Mapping[str, str]) -> None:
+    """Feature flags are numbers, segment listeners addresses. Raises `ValueError`."""
     for name, value in tags.items():
-        if name in ("expect", "wan_join_port", "raft_vsn") or name.startswith("ft_"):
-            int(value)
+        if name.startswith("ft_"):
+            _count(value)
         elif name.startswith("sl_"):
             _, colon, port = value.rpartition(":")
             if not colon:
-                raise ValueError(f"{name} is no address")
-            int(port)
+                raise ValueError(f"no address: {value!r}")
+            _count(port)

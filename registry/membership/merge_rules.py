@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from registry.membership.agent_tags import UNIQUE_IDS_SINCE, build_of, is_client, server_of
+from registry.membership.agent_tags import UNIQUE_IDS_SINCE, build_of, is_client, read_server
 from registry.membership.serf_values import Member, MemberStatus
 
 
@@ -54,7 +54,7 @@ class LanRules:
 
     def _place_objection(self, member: Member) -> str | None:
         datacenter = member.tags.get("dc", "")
-        belongs = is_client(member) or server_of(member) is not None
+        belongs = is_client(member.tags) or read_server(member.tags) is not None
         if belongs and datacenter != self._datacenter:
             return f"Member '{member.name}' part of wrong datacenter '{datacenter}'"
         segment = member.tags.get("segment", "")
@@ -71,7 +71,7 @@ class WanRules:
 
     def objection(self, members: Sequence[Member]) -> str | None:
         for member in members:
-            if server_of(member) is None:
+            if read_server(member.tags) is None:
                 return f"Member '{member.name}' is not a server"
         return None
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +199,30 @@ def guard_handler(handler: WatchHandler, record: PluginRecord) -> WatchHandler:
 
 
 def guard_route(route: HttpRoute, record: PluginRecord) -> HttpRoute:
+    hook = "registry_http_routes"
+
+    @wraps(route.handler)
     async def handle(request: Any) -> Any:
-        return await record.call(
-            "registry_http_routes", route.handler, request, limit_s=route.limit_s
-        )
+        response = await record.call(hook, route.handler, request, limit_s=route.limit_s)
+        if not (hasattr(response, "status") and hasattr(response, "stream")):
+            raise record.failed(hook, f"gave {type(response).__name__}, expected ApiResponse")
+        if response.stream is not None:
+            response.stream = _fetched(response.stream, record, route.limit_s)
+        return response
 
     return replace(route, handler=handle)
+
+
+async def _fetched(
+    stream: AsyncIterator[bytes], record: PluginRecord, limit_s: float
+) -> AsyncIterator[bytes]:
+    """The chunks of a plugin's answer, each made on the plugin's loop."""
+
+    async def next_chunk() -> bytes | None:
+        return await anext(stream, None)
+
+    while (chunk := await record.call("stream", next_chunk, limit_s=limit_s)) is not None:
+        yield chunk
 
 
 def guard_command(command: CliCommand, record: PluginRecord) -> CliCommand:

@@ -95,6 +95,7 @@ class RaftCore:
         self._leader: Leader | None = None
         self._votes: dict[str, bool] = {}
         self._heard_leader_at: int | None = None  # tick of its last message, of whatever term
+        self._led_at: int | None = None  # tick at which we were last sure to lead
         waits_to_vote = restarted and self._replica.guards("R-37")
         self._votes_from = config.election_ticks if waits_to_vote else 0
         self._election_at = 0  # tick at which the election timeout runs out
@@ -189,12 +190,15 @@ class RaftCore:
 
     @property
     def last_contact_ticks(self) -> int | None:
-        """Ticks since a leader was heard; 0 on the leader, None if none was since the start."""
+        """Ticks since a leader was heard; 0 on the leader, None if none was since the start.
+
+        A leader that was deposed counts from the last round that a quorum answered: until it began,
+        nobody else can have committed anything (section 7).
+        """
         if self._leader is not None:
             return 0
-        if self._heard_leader_at is None:
-            return None
-        return self._replica.now - self._heard_leader_at
+        moments = [at for at in (self._heard_leader_at, self._led_at) if at is not None]
+        return self._replica.now - max(moments) if moments else None
 
     @property
     def holds_lease(self) -> bool:
@@ -426,6 +430,7 @@ class RaftCore:
             self._replica.set_hard_state(term)
         if self._leader is not None:
             self._replica.failed_reads += self._leader.rounds.take_all()
+            self._led_at = self._leader.rounds.confirmed_at
             self._leader = None
             self._reset_election_timer()
         self._votes = {}

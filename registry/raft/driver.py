@@ -17,7 +17,7 @@ that loses it also finds the entries again that lead to it, and applies them aga
 
 **Compaction.** For the same reason the log is cut without writing a snapshot: the state at the cut
 is already in the store, ahead of the cut in the same WAL (see `registry.raft.disk`). A snapshot is
-written only for a peer that has fallen behind the log (`registry.raft.streaming`).
+written only for a peer that has fallen behind the log (`registry.raft.compaction`).
 
 **Time.** Ticks are counted off a monotonic clock, all that are due before anything else is handled,
 so that the core never believes an old contact to be a new one. A gap far above a tick (the process
@@ -35,13 +35,11 @@ import itertools
 import logging
 import random
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -51,98 +49,37 @@ from registry.errors import (
     OutcomeUnknown,
     Overloaded,
     Rejected,
-    StorageError,
     TimedOut,
     TooLarge,
     Unavailable,
 )
+from registry.raft.compaction import Compaction
 from registry.raft.core import RaftConfig, RaftCore
 from registry.raft.disk import DiskLog, Identity
+from registry.raft.machine import Machine
 from registry.raft.membership import ConfigChange
 from registry.raft.messages import (
     AnyMessage,
-    AppendReply,
     Configuration,
     Entry,
     EntryKind,
     Role,
     SnapshotChunk,
-    SnapshotMeta,
-    SnapshotReply,
 )
 from registry.raft.ready import RaftRole, Ready, RoleChange
-from registry.raft.snapshots import (
-    FileSnapshots,
-    MemorySnapshots,
-    SnapshotStore,
-    new_snapshot_id,
-    write_snapshot,
-)
-from registry.raft.streaming import Receiving, Sending, StreamSettings
+from registry.raft.settings import RaftSettings
+from registry.raft.snapshots import FileSnapshots, MemorySnapshots
 from registry.raft.syncer import Syncer
 from registry.raft.transport import NullTransport, Transport
-from registry.storage.store import Snapshot, Store
+from registry.storage.store import Store
+
+__all__ = ["NEVER_MS", "FollowerView", "Machine", "RaftDriver", "RaftSettings"]
 
 logger = logging.getLogger("registry.raft")
 
 
 #: What `last_contact_ms` says when no leader was ever heard: longer than any `max_stale`.
 NEVER_MS = 1 << 53
-
-
-class Machine(Protocol):
-    """The replicated state as the driver needs it; `registry.state.machine.StateMachine`."""
-
-    @property
-    def applied_index(self) -> int:
-        """Index of the last entry whose effect is in the store."""
-        ...
-
-    def apply(self, entries: Sequence[Entry]) -> list[Any]:
-        """Apply a committed batch with one write; a result per entry, None if not a COMMAND."""
-        ...
-
-    def dump(self, snapshot: Snapshot) -> Iterator[bytes]:
-        """The state as of a store snapshot, in chunks; called in a thread."""
-        ...
-
-    def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the whole state, applied index and all."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RaftSettings:
-    """Timing and limits (section 17 of the requirements)."""
-
-    election_timeout_ms: int = 5000
-    proposals_max: int = 4096
-    proposal_bytes_max: int = 32 << 20
-    #: Messages from peers waiting to be handled; more are dropped, Raft asks again.
-    messages_max: int = 8192
-    compaction_threshold_entries: int = 16_384
-    compaction_threshold_bytes: int = 64 << 20
-    compaction_interval_ms: int = 30_000
-    #: Kept behind a compaction for peers that lag: so many entries, but not more than so much.
-    trailing_entries: int = 10_240
-    trailing_bytes: int = 32 << 20
-    snapshot_chunk_bytes: int = 256 << 10
-    snapshot_bytes_per_second: int = 64 << 20
-    #: How long a transfer may hold back compaction (R-54).
-    snapshot_transfer_ms_max: int = 600_000
-
-    @classmethod
-    def scaled(cls, raft_multiplier: int = 5) -> RaftSettings:
-        """The timing of `performance.raft_multiplier`, 1 (fast machines) to 10."""
-        return cls(election_timeout_ms=1000 * raft_multiplier)
-
-    @property
-    def tick_ms(self) -> float:
-        return min(50.0, self.election_timeout_ms / 20)
-
-    @property
-    def election_ticks(self) -> int:
-        return round(self.election_timeout_ms / self.tick_ms)
 
 
 class FollowerView(msgspec.Struct, frozen=True):
@@ -211,14 +148,25 @@ class RaftDriver:
         self._server_id = server_id
         # Salted with the id: servers that were given equal seeds must not time out together.
         self._random = random.Random(f"{server_id} {(rng or random.Random()).getrandbits(64)}")
-        self._snapshots: SnapshotStore = (
-            FileSnapshots(snapshot_directory) if snapshot_directory else MemorySnapshots()
-        )
         self._log = DiskLog(store)
         restarted = not self._log.is_empty
         if not cluster_id and self._log.identity is not None:
             cluster_id = self._log.identity.cluster_id
         self._log.establish(Identity(server_id, cluster_id))
+        self._compaction = Compaction(
+            server_id=server_id,
+            store=store,
+            log=self._log,
+            machine=machine,
+            snapshots=(
+                FileSnapshots(snapshot_directory) if snapshot_directory else MemorySnapshots()
+            ),
+            transport=self._transport,
+            settings=self._settings,
+            rng=self._random,
+            core=lambda: self._core,
+            ask=self._ask,
+        )
         self._recover()
         self._core = self._new_core(cluster_id, restarted=restarted)
         self._peers_told: Configuration | None = None
@@ -246,14 +194,6 @@ class RaftDriver:
         self._leadership_ends: list[asyncio.Future[None]] = []
         self._leader_waiters: list[asyncio.Future[None]] = []
         self._tasks: asyncio.TaskGroup | None = None
-        #: Snapshots are written and read here: at most one at a time, never on the loop.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="raft-snapshot")
-        self._snapshotting = asyncio.Lock()
-        self._sendings: dict[str, Sending] = {}
-        self._pins: dict[str, int] = {}  # peer -> index that compaction must not pass
-        self._receiving = Receiving(
-            self._snapshots, self._executor, self._acknowledge_chunk, self._snapshot_received
-        )
         self._ticked_at = self._clock()
         self._tick_s = self._settings.tick_ms / 1000
         self._messages_dropped = 0
@@ -285,7 +225,7 @@ class RaftDriver:
         """Finish what a crash interrupted, and check that log and state belong together."""
         if (meta := self._log.pending_install) is not None:
             logger.warning("finishing the installation of snapshot %s after a restart", meta.id)
-            self._install(meta)
+            self._compaction.install(meta)
         # A killed process leaves writes that it never synced, and from here on the core takes all
         # that is in the log for durable: so make it so, before it counts towards any promise.
         self._store.sync()
@@ -385,8 +325,7 @@ class RaftDriver:
 
     def campaign(self) -> None:
         """Do not wait for the election timeout, as long as nobody leads."""
-        self._requests.append(lambda: None if self.leader_id else self._core.campaign())
-        self._wake()
+        self._ask(lambda: None if self.leader_id else self._core.campaign())
 
     async def transfer(self, target: str | None = None) -> None:
         """Hand leadership to `target`, or to the voter that is best prepared (R-47).
@@ -429,8 +368,7 @@ class RaftDriver:
 
     def unreachable(self, peer: str) -> None:
         """The transport lost its connection to `peer`."""
-        self._requests.append(lambda: self._core.unreachable(peer))
-        self._wake()
+        self._ask(lambda: self._core.unreachable(peer))
 
     # -- facts -------------------------------------------------------------------------------
 
@@ -565,8 +503,7 @@ class RaftDriver:
         self._syncer = Syncer(self._store, loop, self._on_synced)
         self._ticked_at = self._clock()
         tasks.create_task(self._wake_for_ticks(), name="raft-ticks")
-        tasks.create_task(self._compact_now_and_then(), name="raft-compaction")
-        tasks.create_task(self._receiving.run(), name="raft-snapshot-receiving")
+        self._compaction.begin(tasks)
         if self._is_only_voter():
             # Nobody else can lead, so there is nothing to wait for.
             self._core.campaign()
@@ -580,7 +517,7 @@ class RaftDriver:
         self._tasks = None
         if self._syncer is not None:
             self._syncer.close()
-        self._executor.shutdown()
+        self._compaction.end()
         self._fail_pending("the server stopped")
         _refuse((proposal.future for proposal in self._proposals), None)
         self._proposals.clear()
@@ -683,7 +620,7 @@ class RaftDriver:
             self._transport.send(ready.now)
         if ready.must_sync:
             if ready.snapshot is not None:
-                self._install(ready.snapshot)
+                self._compaction.install(ready.snapshot)
             if ready.hard_state is not None or ready.entries:
                 self._log.save(ready.hard_state, ready.entries)
             self._unsynced.append(ready)
@@ -692,9 +629,7 @@ class RaftDriver:
             self._unsynced.append(ready)  # its promises may rest on what is being synced
         else:
             self._complete(ready)
-        for peer in ready.snapshots_wanted:
-            if peer not in self._pins and self._tasks is not None:
-                self._tasks.create_task(self._send_snapshot(peer), name=f"raft-snapshot-{peer}")
+        self._compaction.send_snapshots(ready.snapshots_wanted)
         if ready.committed:
             self._apply(ready.committed)
         for context in ready.failed_reads:
@@ -775,8 +710,7 @@ class RaftDriver:
         if change.role is not RaftRole.LEADER:
             self._fail_pending("leadership was lost before the command was committed")
             _resolve(self._leadership_ends)
-            for sending in self._sendings.values():
-                sending.cancel()
+            self._compaction.leadership_lost()
 
     def _fail_pending(self, reason: str) -> None:
         for waiting in self._pending.values():
@@ -790,148 +724,10 @@ class RaftDriver:
             self._core.receive(msgspec.structs.replace(message, data=b""))
             is_leader = message.sender == self._core.leader_id and message.term == self._core.term
             if is_leader and message.receiver == self._server_id:
-                self._receiving.accept(message)
+                self._compaction.accept(message)
             return
         self._core.receive(message)
-        sending = self._sendings.get(message.sender)
-        if sending is None:
-            return
-        if isinstance(message, SnapshotReply):
-            sending.answer(message)
-        elif isinstance(message, AppendReply) and message.success:
-            # Installing a snapshot is acknowledged like entries, once it is durable (section 3).
-            sending.reached(message.match_index)
-
-    # -- snapshots and compaction ------------------------------------------------------------
-
-    def _install(self, meta: SnapshotMeta) -> None:
-        """Replace log and state by a snapshot that is whole on this disk (R-52).
-
-        The note that it has begun comes first in the same WAL, so a crash anywhere in between is
-        found by the next start, which does it again.
-        """
-        self._log.begin_install(meta)
-        self._machine.restore(self._snapshots.chunks(meta.id))
-        if self._machine.applied_index != meta.index:
-            raise Corrupt(
-                f"snapshot {meta.id} holds the state at index {self._machine.applied_index}"
-            )
-        self._log.finish_install(meta)
-        logger.info("installed a snapshot; node=%s index=%d", self._server_id, meta.index)
-
-    async def _compact_now_and_then(self) -> None:
-        interval_s = self._settings.compaction_interval_ms / 1000
-        while True:
-            # Jitter, so that the servers of a cluster do not all do it at once.
-            await asyncio.sleep(interval_s * self._random.uniform(0.9, 1.1))
-            self._compact_if_due()
-
-    def _compact_if_due(self) -> None:
-        """Cut the log once enough has gathered behind what is kept for peers that lag (R-50)."""
-        settings = self._settings
-        base, applied = self._log.first_index() - 1, self._machine.applied_index
-        kept = settings.trailing_entries if base else 0
-        too_many = applied - base - kept >= settings.compaction_threshold_entries
-        kept_bytes = settings.trailing_bytes if base else 0
-        too_big = self._log.bytes_held - kept_bytes >= settings.compaction_threshold_bytes
-        if not (too_many or too_big):
-            return
-        tail = self._log.index_keeping(settings.trailing_entries, settings.trailing_bytes)
-        target = min(applied, tail, *self._pins.values())
-        if target > base:
-            meta = self._log.compact(target)
-            self._core.compacted(meta)
-            logger.info("compacted the log; node=%s index=%d", self._server_id, target)
-
-    async def _send_snapshot(self, peer: str) -> None:
-        """Bring `peer` a snapshot; until then the log is not cut behind it (R-54)."""
-        self._pins[peer] = self._log.first_index() - 1
-        index, delivered = 0, False
-        try:
-            async with asyncio.timeout(self._settings.snapshot_transfer_ms_max / 1000):
-                meta = await self._recent_snapshot()
-                self._pins[peer] = index = meta.index
-                logger.info("sending a snapshot; peer=%s index=%d", peer, index)
-                self._sendings[peer] = self._new_sending(peer, meta)
-                delivered = await self._sendings[peer].run()
-        except (StorageError, TimeoutError) as error:
-            logger.warning("snapshot not delivered: %s; peer=%s index=%d", error, peer, index)
-        finally:
-            del self._pins[peer]
-            self._sendings.pop(peer, None)
-        self._requests.append(lambda: self._core.snapshot_finished(peer, delivered, index))
-        self._wake()
-
-    def _new_sending(self, peer: str, meta: SnapshotMeta) -> Sending:
-        def send(offset: int, data: bytes, done: bool) -> None:
-            chunk = SnapshotChunk(
-                sender=self._server_id,
-                receiver=peer,
-                term=self._core.term,
-                cluster_id=self._core.config.cluster_id,
-                meta=meta,
-                offset=offset,
-                data=data,
-                checksum=zlib.crc32(data),
-                done=done,
-            )
-            self._transport.send((chunk,))
-
-        settings = StreamSettings(
-            chunk_bytes=self._settings.snapshot_chunk_bytes,
-            bytes_per_second=self._settings.snapshot_bytes_per_second,
-            answer_timeout_s=self._settings.election_timeout_ms / 1000,
-        )
-        return Sending(meta, self._snapshots, settings, self._executor, send)
-
-    async def _recent_snapshot(self) -> SnapshotMeta:
-        """A snapshot that the log goes on from: the latest if it is new enough, else a new one."""
-        async with self._snapshotting:
-            latest = self._snapshots.latest()
-            if latest is not None and latest.index >= self._log.first_index() - 1:
-                return latest
-            index = self._machine.applied_index
-            term = self._log.term(index)
-            assert term is not None, "the applied index is in the log"
-            meta = SnapshotMeta(
-                id=new_snapshot_id(term, index),
-                index=index,
-                term=term,
-                configuration=self._log.configuration_at(index),
-            )
-            view = self._store.snapshot()
-            loop = asyncio.get_running_loop()
-            try:
-                meta = await loop.run_in_executor(
-                    self._executor,
-                    write_snapshot,
-                    self._snapshots,
-                    meta,
-                    self._machine.dump(view),
-                )
-            finally:
-                view.close()
-            in_use = frozenset(sending.meta.id for sending in self._sendings.values())
-            await loop.run_in_executor(self._executor, self._snapshots.prune, in_use)
-            return meta
-
-    def _acknowledge_chunk(
-        self, sender: str, meta: SnapshotMeta, offset: int, refused: bool
-    ) -> None:
-        reply = SnapshotReply(
-            sender=self._server_id,
-            receiver=sender,
-            term=self._core.term,
-            cluster_id=self._core.config.cluster_id,
-            snapshot_id=meta.id,
-            offset=offset,
-            refused=refused,
-        )
-        self._transport.send((reply,))
-
-    def _snapshot_received(self, meta: SnapshotMeta, sender: str) -> None:
-        self._requests.append(lambda: self._core.snapshot_received(meta, sender))
-        self._wake()
+        self._compaction.heard(message)
 
     # -- helpers of the loop -----------------------------------------------------------------
 
@@ -969,9 +765,13 @@ class RaftDriver:
             except (Rejected, Unavailable) as error:
                 _fail(future, error)
 
-        self._requests.append(attempt)
-        self._wake()
+        self._ask(attempt)
         return await future
+
+    def _ask(self, request: Callable[[], None]) -> None:
+        """Have something done in the next step."""
+        self._requests.append(request)
+        self._wake()
 
     def _check_running(self) -> None:
         if self._tasks is None:

@@ -37,12 +37,13 @@ class Rounds:
     """Numbers the rounds, and knows which are confirmed, for whom, and how long that holds."""
 
     __slots__ = ("_begun", "_lease_ticks", "_void_up_to", "_waiting_rounds", "confirmed",
-                 "current", "lease_until", "waiting")  # fmt: skip
+                 "confirmed_at", "current", "lease_until", "waiting")  # fmt: skip
 
     def __init__(self, lease_ticks: int) -> None:
         self._lease_ticks = lease_ticks
         self.current = 0  # number of the latest round
         self.confirmed = 0  # the latest that a quorum has answered
+        self.confirmed_at: int | None = None  # the tick at which that one began
         self.lease_until = 0  # the first tick at which the lease does not hold any more
         self.waiting: list[int] = []  # reads that came after the latest round began
         self._begun: deque[tuple[int, int]] = deque(maxlen=_ROUNDS_MAX)  # (number, tick)
@@ -69,6 +70,7 @@ class Rounds:
         self.confirmed = number
         while self._begun and self._begun[0][0] <= number:
             begun, tick = self._begun.popleft()
+            self.confirmed_at = tick
             if begun > self._void_up_to:
                 self.lease_until = tick + self._lease_ticks
         answered = []

@@ -136,8 +136,11 @@ class FileSnapshots:
         if not _ID.fullmatch(meta.id):
             raise RemoteProtocolError(f"{meta.id!r} cannot be the id of a snapshot")
         free = shutil.disk_usage(self._root).free
-        if free < meta.size + _RESERVE_BYTES:
-            raise DiskFull(f"no room for a snapshot of {meta.size} bytes: {free} bytes are free")
+        # Twice: it is also put into the store, before the state that is there now can go.
+        if free < 2 * meta.size + _RESERVE_BYTES:
+            raise DiskFull(
+                f"no room to install a snapshot of {meta.size} bytes: {free} bytes are free"
+            )
         return _IncomingFile(self, self._root, _INCOMING, meta)
 
     def build(self, meta: SnapshotMeta) -> Incoming:

@@ -3,6 +3,9 @@
 The receiver acknowledges every chunk with the offset up to which it has the bytes, so a lost chunk
 or answer costs one repetition, and a transfer that was interrupted goes on where it stopped as long
 as the sender still offers the same snapshot (R-53). Heartbeats and appends go on beside it.
+
+A receiver that has all of it may be at work with it for longer than any answer should take. Asked
+meanwhile, it acknowledges the whole size, and as long as it does so the sender waits.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -99,8 +102,12 @@ class Sending:
                 continue
             if reply.refused:
                 return False
-            attempts = attempts + 1 if reply.offset == offset else 0
+            attempts = attempts + 1 if reply.offset == offset < self.meta.size else 0
             offset = min(reply.offset, self.meta.size)
+            if offset == self.meta.size:
+                # It is at work with the whole; ask again when an answer could be overdue.
+                self._answered.clear()
+                await self._next_answer()
         return False
 
     async def _next_answer(self) -> SnapshotReply | None:
@@ -120,10 +127,10 @@ class Receiving:
         snapshots: SnapshotStore,
         executor: Executor,
         acknowledge: Callable[[str, SnapshotMeta, int, bool], None],
-        received: Callable[[SnapshotMeta, str], None],
+        received: Callable[[SnapshotMeta, str], Awaitable[None]],
     ) -> None:
         """`acknowledge(sender, meta, offset, refused)` answers a chunk; `received(meta, sender)`
-        is told once all of it is durable here."""
+        is told once all of it is durable here, and may take its time."""
         self._snapshots = snapshots
         self._executor = executor
         self._acknowledge = acknowledge
@@ -131,10 +138,13 @@ class Receiving:
         self._chunks: asyncio.Queue[SnapshotChunk] = asyncio.Queue(_WAITING_MAX)
         self._meta: SnapshotMeta | None = None
         self._incoming: Incoming | None = None
+        self._at_work_with: SnapshotMeta | None = None
 
     def accept(self, chunk: SnapshotChunk) -> None:
         """Take a chunk that the core let through; dropped when too many wait (it comes again)."""
-        if not self._chunks.full():
+        if chunk.meta == self._at_work_with:
+            self._acknowledge(chunk.sender, chunk.meta, chunk.meta.size, False)
+        elif not self._chunks.full():
             self._chunks.put_nowait(chunk)
 
     async def run(self) -> None:
@@ -154,7 +164,7 @@ class Receiving:
         if zlib.crc32(chunk.data) != chunk.checksum:
             return  # damaged on the way; it will come again
         if self._snapshots.find(chunk.meta.id) is not None:
-            self._received(chunk.meta, chunk.sender)
+            await self._hand_over(chunk)
             return
         if self._incoming is None or self._meta != chunk.meta:
             self._drop()
@@ -170,7 +180,14 @@ class Receiving:
             return
         self._incoming = None
         await loop.run_in_executor(self._executor, incoming.finish)
-        self._received(chunk.meta, chunk.sender)
+        await self._hand_over(chunk)
+
+    async def _hand_over(self, chunk: SnapshotChunk) -> None:
+        self._at_work_with = chunk.meta
+        try:
+            await self._received(chunk.meta, chunk.sender)
+        finally:
+            self._at_work_with = None
 
     def _drop(self) -> None:
         if self._incoming is not None:

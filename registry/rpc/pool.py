@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from registry.errors import RegistryError, Unreachable
-from registry.rpc.backoff import Backoff
+from registry.rpc.backoff import MAX_S, Backoff
 from registry.rpc.connection import Connection, dial
 from registry.rpc.stream import Hello, Limits
 
@@ -38,6 +38,8 @@ class PoolSettings:
     silence_max_s: float = 3.0
     #: An unused connection is closed after so long.
     idle_max_s: float = 120.0
+    #: The longest pause after failed attempts to reach a peer.
+    backoff_max_s: float = MAX_S
     limits: Limits = field(default_factory=Limits)
 
 
@@ -158,7 +160,7 @@ class Pool:
 
     def _peer(self, address: str) -> _Peer:
         if address not in self._peers:
-            self._peers[address] = _Peer(Backoff(self._random))
+            self._peers[address] = _Peer(Backoff(self._random, self._settings.backoff_max_s))
         return self._peers[address]
 
     async def _dial(self, address: str, peer: _Peer) -> None:

@@ -43,6 +43,10 @@ logger = logging.getLogger("registry.rpc")
 
 _BACKLOG = 1024
 
+#: How long an ending server gives the requests under way. Most take milliseconds; those that wait
+#: for a change take minutes, and are asked again elsewhere by who wants to know.
+DRAIN_S = 0.5
+
 
 @dataclass(slots=True, eq=False)
 class Caller:
@@ -92,6 +96,7 @@ class RpcServer:
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: set[_Session] = set()
         self._per_address: Counter[str] = Counter()
+        self._ending = ""
 
     def serve(
         self,
@@ -139,9 +144,16 @@ class RpcServer:
             self._socket.close()
 
     def announce_end(self, reason: str) -> None:
-        """Tell all peers to turn to others; answers under way are still given."""
+        """Tell all peers, and who comes now, to turn to others; what is under way is answered."""
+        self._ending = reason
         for session in list(self._sessions):
             session.say_goodbye(reason)
+
+    async def drain(self, limit_s: float = DRAIN_S) -> None:
+        """Return once nothing is being answered, or after `limit_s`."""
+        answering = [task for session in self._sessions for task in session.answering]
+        if answering:
+            await asyncio.wait(answering, timeout=limit_s)
 
     def close_all(self) -> None:
         """End every connection at once."""
@@ -161,7 +173,7 @@ class RpcServer:
     # What sessions need
 
     def admission(self, hello: Hello) -> str:
-        return self._admit(hello)
+        return self._ending or self._admit(hello)
 
     def enter(self, session: _Session, address: str) -> bool:
         """Whether the address may have one connection more."""
@@ -241,6 +253,11 @@ class _Session(asyncio.Protocol):
         if self._loop.time() - self._heard_at > silence_max_s:
             logger.info("peer fell silent: peer=%s", self._host)
             self.end()
+
+    @property
+    def answering(self) -> list[asyncio.Task[None]]:
+        """Requests that are not answered yet."""
+        return list(self._answering.values())
 
     def say_goodbye(self, reason: str) -> None:
         self._stream.goodbye(reason)

@@ -135,7 +135,9 @@ class Forwarding:
         """
         hold = Hold(self._hold_timeout_s, self._random)
         refusal: Unavailable | None = None
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             leader, changed = self._consensus.leader_id, self._changed
             try:
                 if self._consensus.is_leader:
@@ -150,7 +152,8 @@ class Forwarding:
                 refusal = problem
             except (ConnectionLost, TimeoutError) as problem:
                 if not repeatable:
-                    reason = str(problem) or f"no answer from the leader in {limit_s:g} s"
+                    waited_s = loop.time() - began  # less than the limit if the leader changed
+                    reason = str(problem) or f"no answer from the leader in {waited_s:.1f} s"
                     raise OutcomeUnknown(f"outcome unknown: {reason}") from problem
             pause_s = None if not leader else RETRY_S
             try:

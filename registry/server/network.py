@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from registry.errors import ConfigError
 from registry.rpc.pool import Pool, PoolSettings, check_hello
 from registry.rpc.server import RpcServer, RpcServerSettings
 from registry.rpc.stream import Hello
 from registry.server.raft_transport import METHOD, RpcTransport
+
+#: The longest pause between attempts to reach a Raft peer. After a partition a server is out of the
+#: cluster until it is dialled, though gossip may never have missed it; and peers are few, so that
+#: trying them all the while costs next to nothing.
+RAFT_BACKOFF_MAX_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +46,8 @@ class ServerNetwork:
         self.rpc = RpcServer(self.hello, admit=self._admit, settings=settings.rpc)
         #: For requests to other servers; Raft has connections of its own.
         self.pool = Pool(self.hello, settings.pool)
-        self._raft_pool = Pool(self.hello, settings.pool)
+        raft_settings = replace(settings.pool, backoff_max_s=RAFT_BACKOFF_MAX_S)
+        self._raft_pool = Pool(self.hello, raft_settings)
         self.transport = RpcTransport(settings.server_id, self._raft_pool)
         self.rpc.serve({}, {METHOD: self.transport.hear})
 

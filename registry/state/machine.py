@@ -9,7 +9,6 @@ of the log explains, and that says which. Start reading at `StateMachine.apply`.
 from __future__ import annotations
 
 import hashlib
-import logging
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
@@ -35,9 +34,7 @@ from registry.state import (
 from registry.state.base import Command, Query, Refused, Transaction
 from registry.state.topics import ALL, TopicHub
 from registry.storage.keys import STATE, decode_u64, encode_parts, encode_u64
-from registry.storage.store import Batch, Reader, Snapshot, Store, prefix_stop
-
-logger = logging.getLogger("registry.state")
+from registry.storage.store import Batch, Reader, Snapshot, Staged, Store, prefix_stop
 
 #: Every family of commands and queries: a module of this package each.
 FAMILIES: Final = (
@@ -55,7 +52,6 @@ FAMILIES: Final = (
 )
 
 _APPLIED = STATE + encode_parts("applied")
-_RESTORING = STATE + encode_parts("restoring")
 _STATE_STOP = prefix_stop(STATE) or b""
 
 #: A dump is this, then frames: length and CRC-32 of the payload, payload. A payload is a
@@ -65,7 +61,6 @@ _DUMP_MAGIC = b"registry-state-1\n"
 _FRAME = struct.Struct(">II")
 _FRAME_BYTES = 256 * 1024  # about one chunk of a snapshot transfer (R-53)
 _FRAME_BYTES_MAX = 64 * 1024 * 1024  # above any frame we write; guards against a mad length
-_RESTORE_BATCH_BYTES = 4 * 1024 * 1024  # bounds memory while a state of any size is loaded
 
 
 def _kinds(base: type[Any], modules: Sequence[ModuleType]) -> tuple[type[Any], ...]:
@@ -142,10 +137,11 @@ COMMAND: Final = 0
 
 
 class StateMachine:
-    """Applies committed entries to the store. Belongs to the thread that writes the store.
+    """Applies committed entries to the store. Belongs to the thread that writes the store; only
+    `dump` and `prepare` are for other threads.
 
-    After a crash in the middle of `restore` the state is empty and `applied_index` 0: the snapshot
-    has to be installed again.
+    A crash in the middle of `install` may leave an empty state, with an `applied_index` of 0: the
+    snapshot has to be installed again.
     """
 
     def __init__(self, store: Store) -> None:
@@ -153,9 +149,6 @@ class StateMachine:
         self.topics = TopicHub()
         #: How often the whole state was replaced; indexes of before mean nothing after.
         self.generation = 0
-        if store.get(_RESTORING) is not None:
-            logger.warning("a snapshot was only half installed when the node stopped; clearing it")
-            self._clear()
         self._applied_index = _applied_index(store)
 
     @property
@@ -221,45 +214,31 @@ class StateMachine:
         seal = digest.digest()
         yield _FRAME.pack(len(seal), crc32(seal)) + seal
 
-    def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the whole state by a dump; the chunks may be cut anywhere.
+    def prepare(self, chunks: Iterable[bytes]) -> Staged:
+        """Make ready to replace the state by a dump, whose chunks may be cut anywhere. Blocks, in
+        any thread, while entries are applied; nothing of it can be read before `install`.
 
-        Wakes every waiter. A crash half way leaves an empty state, see the class. (An operator's
-        restore is replicated, and so a matter of commands: `registry.state.restore`.)
-
-        Raises `Corrupt` when the dump is damaged or incomplete; the state is then empty too.
+        Raises `Corrupt` when the dump is damaged or incomplete, and `StorageError` when there is no
+        room; the state is unharmed.
         """
-        marker = Batch()
-        marker.put(_RESTORING, b"\x01")
-        self._store.write(marker)
-        self._store.sync()
-        try:
-            self._load(chunks)
-        except Exception:
-            self._clear()
-            raise
-        finally:
-            self._applied_index = _applied_index(self._store)
-            self.generation += 1
-            self.topics.publish(frozenset({ALL}))
+        return self._store.stage(_dumped_pairs(chunks))
 
-    def _load(self, chunks: Iterable[bytes]) -> None:
-        self._store.write(_empty_state())
-        batch, size = Batch(), 0
-        for pairs in _read_dump(chunks):
-            for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-                batch.put(key, value)
-                size += len(key) + len(value)
-            if size >= _RESTORE_BATCH_BYTES:
-                self._store.write(batch)
-                batch, size = Batch(), 0
-        batch.delete(_RESTORING)
-        self._store.write(batch)
+    def install(self, prepared: Staged) -> None:
+        """Replace the whole state, applied index and all, at once; wakes every waiter.
 
-    def _clear(self) -> None:
-        batch = _empty_state()
-        batch.delete(_RESTORING)
-        self._store.write(batch)
+        About a crash half way see the class. (An operator's restore is replicated, and so a matter
+        of commands: `registry.state.restore`.)
+        """
+        everything = Batch()
+        everything.delete_range(STATE, _STATE_STOP)
+        self._store.replace(everything, prepared)
+        self._applied_index = _applied_index(self._store)
+        self.generation += 1
+        self.topics.publish(frozenset({ALL}))
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """`prepare` and `install` in one: for a server that does nothing else yet."""
+        self.install(self.prepare(chunks))
 
     def checksum(self, reader: Reader) -> str:
         """SHA-256 of the state as `reader` sees it, equal on replicas that applied the same log."""
@@ -285,20 +264,10 @@ def _apply_command(tx: Transaction, entry: LogEntry) -> Any:
     return result
 
 
-def _empty_state() -> Batch:
-    """Deletes every state key but the mark of a restore in progress."""
-    batch = Batch()
-    batch.delete_range(STATE, _RESTORING)
-    batch.delete_range(_RESTORING + b"\x00", _STATE_STOP)
-    return batch
-
-
 def _payloads(snapshot: Snapshot) -> Iterator[bytes]:
     pairs: list[bytes] = []
     size = 0
     for key, value in snapshot.scan(STATE, _STATE_STOP):
-        if key == _RESTORING:
-            continue
         pairs += (key, value)
         size += len(key) + len(value)
         if size >= _FRAME_BYTES:
@@ -315,6 +284,11 @@ def dump_payloads(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """
     for pairs in _read_dump(chunks):
         yield _encoder.encode(pairs)
+
+
+def _dumped_pairs(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    for pairs in _read_dump(chunks):
+        yield from zip(pairs[::2], pairs[1::2], strict=True)
 
 
 def _read_dump(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:

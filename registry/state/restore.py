@@ -19,8 +19,8 @@ from registry.storage.store import prefix_stop
 _STAGED = STATE + encode_parts("restore")
 _STOP = prefix_stop(STATE) or b""
 
-#: Keys that belong to the machine, not to the state that it keeps.
-_MACHINE_KEYS = frozenset({STATE + encode_parts("applied"), STATE + encode_parts("restoring")})
+#: Belongs to the machine, not to the state that it keeps.
+_APPLIED = STATE + encode_parts("applied")
 
 _pairs_decoder = msgspec.msgpack.Decoder(list[bytes])
 
@@ -52,7 +52,7 @@ class FinishRestore(Command, frozen=True, kw_only=True, tag="restore-finish"):
         for piece in pieces:
             pairs = _pairs_decoder.decode(piece)
             for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-                if key not in _MACHINE_KEYS and not key.startswith(_STAGED):
+                if key != _APPLIED and not key.startswith(_STAGED):
                     tx.put(key, value)
         tx.touch(ALL)
         return None
@@ -68,5 +68,5 @@ def digest(pieces: list[bytes]) -> str:
 
 def _drop(tx: Transaction, start: bytes, stop: bytes) -> None:
     for key in [key for key, _ in tx.scan(start, stop)]:
-        if key not in _MACHINE_KEYS:
+        if key != _APPLIED:
             tx.delete(key)

@@ -15,13 +15,13 @@ and a write after it the copy of the pages that it touches.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from weakref import WeakSet
 
 from registry.errors import StorageError
-from registry.storage.store import Batch
+from registry.storage.store import Batch, Staged
 
 # Keys of one page before it is split. Around 500 the move inside a page (4 KB of pointers) costs as
 # little as the bisections, and a million keys need a list of only a few thousand pages.
@@ -99,6 +99,16 @@ class _View:
         self._view = None
 
 
+class _StagedPairs:
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        self.pairs = pairs
+
+    def discard(self) -> None:
+        self.pairs = []
+
+
 class MemoryStore(_View):
     """A store that forgets everything when closed; `sync` has nothing to do."""
 
@@ -121,6 +131,19 @@ class MemoryStore(_View):
 
     def sync(self) -> None:
         self._open()
+
+    def stage(self, pairs: Iterable[tuple[bytes, bytes]]) -> _StagedPairs:
+        staged = list(pairs)
+        if any(low >= high for (low, _), (high, _) in pairwise(staged)):
+            raise StorageError("the keys to be staged are not in order")
+        return _StagedPairs(staged)
+
+    def replace(self, before: Batch, staged: Staged) -> None:
+        assert isinstance(staged, _StagedPairs)
+        self.write(before)
+        for key, value in staged.pairs:
+            self._put(key, value)
+        staged.discard()
 
     def snapshot(self) -> _View:
         view = self._open()

@@ -36,8 +36,8 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -50,17 +50,19 @@ from rocksdict import (
     DbClosedError,
     DBCompressionType,
     DBRecoveryMode,
+    IngestExternalFileOptions,
     Options,
     Rdict,
     RdictIter,
     ReadOptions,
+    SstFileWriter,
     WriteBatch,
 )
 
 from registry.errors import Corrupt, DiskFull, Locked, StorageError
 from registry.storage.format import check_format
 from registry.storage.keys import decode_u64, encode_u64
-from registry.storage.store import Batch
+from registry.storage.store import Batch, Staged
 from registry.storage.wal import Tear, cut, find_tear, log_files, sync_directory
 
 logger = logging.getLogger("registry.storage")
@@ -83,7 +85,12 @@ _RANGE_DELETIONS_MAX = 64
 # costs one seek (4 µs), and a pair that nobody asks for 0.4 µs.
 _RUN_PAIRS_MAX, _RUN_BYTES_MAX = 128, MIB
 
+# A table of staged pairs. RocksDB counts each as one of those that it wants to merge soon, and
+# slows writes at twenty; a table's index, on the other hand, has to fit the block cache.
+_STAGED_BYTES_MAX = 256 * MIB
+
 _SYNCED_FILE = "SYNCED"
+_STAGED_FILES = "STAGED-"
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _LOCKED = ("lock hold by current process", "While lock file")
@@ -400,6 +407,20 @@ class RocksSnapshot:
         return StorageError(f"data directory {self._directory}: the snapshot is closed")
 
 
+class _StagedTables:
+    """Pairs as table files beside RocksDB's own, which does not know of them yet."""
+
+    __slots__ = ("paths",)
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+
+    def discard(self) -> None:
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+        self.paths.clear()
+
+
 class RocksStore:
     """A store in a directory, made by `RocksStore.open`. Contract: `registry.storage.Store`."""
 
@@ -408,6 +429,7 @@ class RocksStore:
         "_failure",
         "_range_deletions",
         "_snapshots",
+        "_staged_numbers",
         "_sync_lock",
         "_synced",
         "directory",
@@ -423,6 +445,7 @@ class RocksStore:
         self._failure: StorageError | None = None
         self._range_deletions = 0
         self._snapshots: WeakSet[RocksSnapshot] = WeakSet()
+        self._staged_numbers = count()
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> RocksStore:
@@ -441,6 +464,8 @@ class RocksStore:
                 database = _Opening(path, _Synced.read(path), read_only=True).run()
             else:
                 synced = _Synced(path)
+                for leftover in path.glob(_STAGED_FILES + "*"):
+                    leftover.unlink()
                 database = _Opening(path, synced.number, read_only=False).run()
                 synced.begin(path)
         except Exception as error:
@@ -511,10 +536,7 @@ class RocksStore:
         return cursor
 
     def write(self, batch: Batch) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if self.read_only:
-            raise StorageError(f"data directory {self.directory}: opened for reading only")
+        self._check_writable()
         writes = WriteBatch(raw_mode=True)
         put, delete = writes.put, writes.delete
         for kind, key, value in batch.operations:
@@ -530,6 +552,58 @@ class RocksStore:
             if self._range_deletions >= _RANGE_DELETIONS_MAX:
                 self._range_deletions = 0
                 self._database.flush(wait=False)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def stage(self, pairs: Iterable[tuple[bytes, bytes]]) -> _StagedTables:
+        self._check_writable()
+        staged = _StagedTables()
+        try:
+            self._write_tables(pairs, staged.paths)
+            # `replace` has to write out the memtable, so let it find a nearly empty one.
+            with self._sync_lock:
+                self._open().flush(wait=True)
+        except BaseException as error:
+            staged.discard()
+            if isinstance(error, StorageError) or not isinstance(error, Exception):
+                raise
+            raise self._translated(error) from error
+        return staged
+
+    def _write_tables(self, pairs: Iterable[tuple[bytes, bytes]], paths: list[Path]) -> None:
+        """Write pairs into new files, whose paths are added to `paths`."""
+        options = _options(DBRecoveryMode.absolute_consistency())
+        writer: Any = None
+        size = 0
+        for key, value in pairs:
+            if writer is None or size >= _STAGED_BYTES_MAX:
+                if writer is not None:
+                    writer.finish()
+                path = self.directory / f"{_STAGED_FILES}{next(self._staged_numbers)}"
+                paths.append(path)
+                writer, size = SstFileWriter(options=options), 0
+                writer.open(str(path))
+            writer[key] = value
+            size += len(key) + len(value)
+        if writer is not None:
+            writer.finish()  # synced, too
+
+    def replace(self, before: Batch, staged: Staged) -> None:
+        assert isinstance(staged, _StagedTables)
+        self.write(before)
+        if not staged.paths:
+            return
+        try:
+            database = self._open()
+            # An added table is durable at once, and takes a sequence number that no log has. With
+            # the memtable written out first, all before it is as durable, and a new log begins
+            # behind the number, so that there is no gap in the logs that are still needed.
+            database.flush(wait=True)
+            self._range_deletions = 0
+            options = IngestExternalFileOptions()
+            options.set_move_files(True)
+            database.ingest_external_file([str(path) for path in staged.paths], options)
+            staged.discard()
         except Exception as error:
             raise self._failed(error) from error
 
@@ -576,6 +650,12 @@ class RocksStore:
                 logger.log(
                     level, "closing the store failed dir=%s reason=%s", self.directory, error
                 )
+
+    def _check_writable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self.read_only:
+            raise StorageError(f"data directory {self.directory}: opened for reading only")
 
     def _failed(self, error: Exception) -> StorageError:
         """Remember a failed write or sync: what follows it would be a log with a hole (R-8)."""

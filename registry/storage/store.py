@@ -1,13 +1,13 @@
 """The ordered byte store: the one protocol that everything a node keeps goes through.
 
 Keys and values are `bytes`; keys are ordered bytewise. A store has one writer (the event loop's
-thread); `sync` alone may be called from another thread while reads and writes go on. Design,
-decision 2.
+thread); only `sync` and `stage` may be called from another thread while reads and writes go on.
+Design, decision 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 
@@ -74,6 +74,14 @@ class Snapshot(Reader, Protocol):
     def close(self) -> None: ...
 
 
+class Staged(Protocol):
+    """Pairs that were put aside by `Store.stage`, to be added by `Store.replace`."""
+
+    def discard(self) -> None:
+        """Forget them (blocks, any thread); nothing if they were added already."""
+        ...
+
+
 @runtime_checkable
 class Store(Reader, Protocol):
     """An engine. Every engine passes `registry.testing.storage.StoreContract`."""
@@ -91,6 +99,25 @@ class Store(Reader, Protocol):
 
         Raises `StorageError`; a failed sync is fatal: the process stops and trusts only what it
         reads back (R-8).
+        """
+        ...
+
+    def stage(self, pairs: Iterable[tuple[bytes, bytes]]) -> Staged:
+        """Put pairs aside, their keys strictly ascending, so that `replace` can add any number of
+        them within milliseconds. Blocks for as long as that takes, in any thread; nobody can read
+        them before. What is still there when the store is closed is forgotten.
+
+        Raises `DiskFull` or `StorageError`, also for keys out of order; the store is unharmed.
+        """
+        ...
+
+    def replace(self, before: Batch, staged: Staged) -> None:
+        """Write `before`, then add what was staged: one change to whoever reads in the writer's
+        thread, and to snapshots. The staged pairs are used up.
+
+        A crash may come between the two, so that `before` is there alone, and may make both
+        durable without a `sync`; as ever, nothing is there without all that was written before it.
+        Raises like `write`.
         """
         ...
 

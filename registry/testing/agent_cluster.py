@@ -150,7 +150,11 @@ def rpc_address(agent: AgentProcess) -> str:
 
 
 def alive_seen_by(agent: AgentProcess) -> set[str]:
-    """Names of the members that an agent takes for alive; empty while it does not answer."""
+    """Names of the members that an agent takes for alive; empty while it does not answer.
+
+    AssertionError when it has ended.
+    """
+    agent.check_running()
     with suppress(AgentUnreachable, ApiError):
         members = agent.client.get("/v1/agent/members", timeout=2).json()
         return {member["Name"] for member in members if member["Status"] == 1}

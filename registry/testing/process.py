@@ -68,7 +68,8 @@ class AgentProcess:
         self.root = root
         self.name = name
         self.address = address
-        self.ports = dict(ports or zip(PORT_NAMES, free_ports(len(PORT_NAMES), address)))
+        free = ports or zip(PORT_NAMES, free_ports(len(PORT_NAMES), address), strict=True)
+        self.ports = dict(free)
         self.data_dir = root / "data"
         self.config_dir = root / "config.d"
         self.log_path = root / "agent.log"
@@ -118,11 +119,14 @@ class AgentProcess:
 
     def is_ready(self) -> bool:
         """Whether it answers and knows a leader; fails at once when the process has ended."""
-        if self.process is None or self.process.poll() is not None:
-            raise AssertionError(f"the agent stopped while starting:\n{self.log_tail()}")
+        self.check_running()
         with suppress(AgentUnreachable, ApiError):
             return bool(self.client.get("/v1/status/leader", timeout=2).json())
         return False
+
+    def check_running(self) -> None:
+        """AssertionError, with the end of the log, when the process has ended."""
+        assert self.is_running, f"the agent has ended:\n{self.log_tail()}"
 
     def log_tail(self, characters: int = 3000) -> str:
         return (

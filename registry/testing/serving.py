@@ -13,6 +13,7 @@ from registry.errors import NotFound, Unavailable
 from registry.http.limits import Deadlines
 from registry.http.rim import Rim
 from registry.http.server import HttpServer, Listen
+from registry.state.coordinates import Coordinate
 from registry.testing.consensus import InstantBackend
 
 NODE_ID = "11111111-2222-3333-4444-555555555555"
@@ -29,6 +30,9 @@ class OneMember:
 
     def local_member(self) -> Member:
         return self._member
+
+    def coordinate(self) -> Coordinate:
+        return Coordinate()
 
     async def join(self, address: str, *, wan: bool = False) -> int:
         raise Unavailable(f"Failed to join {address}: connection refused")
@@ -70,7 +74,6 @@ def make_facade(
         plugins=cast("Any", plugins),
         reload=more.pop("reload", _nothing_changed),
         leave=more.pop("leave", _nothing),
-        extras=more.pop("extras", {}),
         **more,
     )
 

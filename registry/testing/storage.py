@@ -57,6 +57,12 @@ def own(pairs: Iterator[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [pair for pair in pairs if pair[0] != FORMAT_KEY]
 
 
+def _without(start: bytes, stop: bytes) -> Batch:
+    batch = Batch()
+    batch.delete_range(start, stop)
+    return batch
+
+
 class StoreContract:
     """Subclass it as `Test…`, set `engine`, and `durable` to False for an engine that forgets."""
 
@@ -257,6 +263,89 @@ class StoreContract:
         snapshot.close()
 
     # -- closing
+
+    # -- replacing much at once
+
+    def test_staged_pairs_replace_what_was_there(self, store: Store) -> None:
+        old = [(b"s%04d" % number, b"old") for number in range(0, 4000, 2)]
+        new = [(b"s%04d" % number, b"new") for number in range(0, 4000, 3)]
+        beside = [(b"r", b"before the range"), (b"t", b"behind it")]
+        put(store, *old, *beside)
+        snapshot = store.snapshot()
+        staged = store.stage(iter(new))
+        assert own(store.scan(b"s", b"t")) == old, "staged pairs can be read"
+        store.replace(_without(b"s", b"t"), staged)
+        assert own(store.scan(b"")) == sorted(new + beside)
+        assert own(store.scan(b"", reverse=True)) == sorted(new + beside, reverse=True)
+        assert store.get(b"s0003") == b"new"
+        assert store.get(b"s0002") is None
+        assert own(snapshot.scan(b"s", b"t")) == old
+        snapshot.close()
+        put(store, (b"s0003", b"newer"), (b"s0004", b"newer"))
+        assert own(store.scan(b"s0002", b"s0006")) == [(b"s0003", b"newer"), (b"s0004", b"newer")]
+        staged.discard()
+        assert store.get(b"s0006") == b"new", "what was added is discarded"
+
+    def test_replacing_again_and_again(self, store: Store) -> None:
+        """As a follower does that is left behind time after time."""
+        for round_ in range(5):
+            pairs = [(b"s%04d" % number, b"%d" % round_) for number in range(round_, 1000, 7)]
+            put(store, (b"log%d" % round_, b""))
+            store.replace(_without(b"s", b"t"), store.stage(pairs))
+            assert own(store.scan(b"s", b"t")) == pairs
+        assert len(own(store.scan(b"log", b"loh"))) == 5
+
+    def test_nothing_may_be_staged_and_staged_pairs_may_be_discarded(self, store: Store) -> None:
+        put(store, (b"s1", b"old"))
+        store.stage([(b"s1", b"new")]).discard()
+        assert store.get(b"s1") == b"old"
+        store.replace(_without(b"s", b"t"), store.stage([]))
+        assert own(store.scan(b"")) == []
+
+    @pytest.mark.parametrize("keys", [(b"b", b"a"), (b"a", b"a")], ids=["descending", "twice"])
+    def test_staging_keys_out_of_order_is_refused(
+        self, store: Store, keys: tuple[bytes, ...]
+    ) -> None:
+        with pytest.raises(StorageError):
+            store.stage([(key, b"") for key in keys])
+        put(store, (b"k", b"1"))
+        assert own(store.scan(b"")) == [(b"k", b"1")]
+
+    def test_an_error_of_the_source_reaches_whoever_stages(self, store: Store) -> None:
+        def pairs() -> Iterator[tuple[bytes, bytes]]:
+            yield b"s1", b"new"
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            store.stage(pairs())
+        assert own(store.scan(b"")) == []
+
+    def test_staging_in_a_thread_while_writes_go_on(self, store: Store) -> None:
+        staged = []
+        pairs = [(b"s%06d" % number, b"%d" % number) for number in range(20_000)]
+        thread = threading.Thread(target=lambda: staged.append(store.stage(pairs)))
+        thread.start()
+        written = 0
+        while thread.is_alive():
+            put(store, (b"w%06d" % written, b""))
+            written += 1
+            store.sync()
+        thread.join()
+        store.replace(_without(b"s", b"t"), staged[0])
+        assert len(own(store.scan(b"w", b"x"))) == written
+        assert own(store.scan(b"s", b"t")) == pairs
+
+    def test_what_was_replaced_is_there_when_reopened(self, directory: Path) -> None:
+        self.only_durable()
+        pairs = [(b"s%04d" % number, b"new") for number in range(1000)]
+        with contextlib.closing(self.open(directory)) as store:
+            put(store, (b"s", b"old"), (b"log", b"1"))
+            store.replace(_without(b"s", b"t"), store.stage(pairs))
+            put(store, (b"log", b"2"))
+            store.sync()
+        for _ in range(2):
+            with contextlib.closing(self.open(directory)) as store:
+                assert own(store.scan(b"")) == [(b"log", b"2"), *pairs]
 
     def test_closed_store_refuses(self, store: Store) -> None:
         snapshot = store.snapshot()

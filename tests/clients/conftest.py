@@ -50,7 +50,7 @@ def npm_packages() -> Path:
 @pytest.fixture(scope="session")
 def go_calls() -> Path:
     """The program of `go/`, compiled."""
-    return install("go", "*", [need("go"), "build", "-o", "calls", "."]) / "calls"
+    return install("go", "*", [need("go"), "test", "-c", "-o", "calls", "."]) / "calls"
 
 
 def need(program: str) -> str:

@@ -19,7 +19,9 @@ from registry.http.agent_info import shown_config
 from registry.http.limits import Deadlines
 from registry.http.server import HttpServer
 from registry.server.autopilot import AutopilotReport, ServerHealth
+from registry.state.coordinates import Coordinate
 from registry.testing.consensus import InstantBackend
+from registry.testing.serving import OneMember
 from registry.testing.wire import connect, until
 from registry.watch_views import event_index
 
@@ -40,6 +42,22 @@ async def test_self_tells_who_the_agent_is(client: httpx.AsyncClient) -> None:
     assert all(isinstance(v, str) for block in body["Stats"].values() for v in block.values())
     assert body["DebugConfig"]["DefaultQueryTime"] == "5m0s"
     assert body["DebugConfig"]["Ports"]["HTTP"] == 8500
+
+
+async def test_self_tells_where_the_node_is_in_the_network(serve: Any) -> None:
+    class Placed(OneMember):
+        def coordinate(self) -> Coordinate:
+            return Coordinate(vec=(0.25, *([0.0] * 7)), error=0.5, adjustment=-0.125, height=0.001)
+
+    async def shown(**more: bool) -> Any:
+        config: dict[str, Any] = {"node_name": "node1", **more}
+        server = await serve(membership=Placed(), config=AgentConfig(**config))
+        async with session_of(server) as session:
+            return (await session.get("/v1/agent/self")).json()["Coord"]
+
+    vector = [0.25, 0, 0, 0, 0, 0, 0, 0]
+    assert await shown() == {"Vec": vector, "Error": 0.5, "Adjustment": -0.125, "Height": 0.001}
+    assert await shown(disable_coordinates=True) is None
 
 
 def test_secrets_are_not_shown() -> None:
@@ -66,7 +84,9 @@ def test_secrets_are_not_shown() -> None:
         ("segment=_all", 200, None),
     ],
 )
-async def test_members(client: httpx.AsyncClient, query: str, status: int, text: str) -> None:
+async def test_members(
+    client: httpx.AsyncClient, query: str, status: int, text: str | None
+) -> None:
     answer = await client.get(f"/v1/agent/members?{query}")
     assert answer.status_code == status
     if text is None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from registry.http import catalog, query
+from registry.state.base import Query, ReadOptions, ReadResult
+from registry.testing.consensus import InstantBackend
 from registry.testing.handlers import Handlers, header
 from registry.testing.serving import make_facade
 
@@ -143,3 +147,19 @@ async def test_what_is_not_there(api: Handlers) -> None:
         assert (response.status, response.body) == (404, b"Query not found")
     response = await api.request("GET", "/v1/query/none/execute?limit=abc")
     assert response.body == b'Bad limit: strconv.ParseInt: parsing "abc": invalid syntax'
+
+
+class Lagging(InstantBackend):
+    """A copy that heard from its leader some time ago."""
+
+    async def read(self, query: Query, options: ReadOptions) -> ReadResult:
+        return msgspec.structs.replace(await super().read(query, options), last_contact_ms=50)
+
+
+async def test_the_last_contact_is_milliseconds_in_the_header_nanoseconds_in_the_body() -> None:
+    api = Handlers(make_facade(backend=Lagging()), query.routes)
+    await create(api)
+    for path in ("execute", "explain"):
+        response = await api.request("GET", f"/v1/query/q/{path}?stale")
+        assert header(response, "X-Consul-Lastcontact") == "50"
+        assert json.loads(response.body)["LastContact"] == 50_000_000

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from registry.hooks import HttpRoute
 from registry.http.api import ApiRequest, ApiResponse, Routes, text_response
-from registry.http.app import FAMILIES, add_plugin_routes
+from registry.http.app import FAMILIES
+from registry.http.plugin_routes import add_plugin_routes
 from registry.http.routing import Router, clean_path, is_printable, location
 
 

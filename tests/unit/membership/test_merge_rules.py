@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from registry.membership.agent_tags import AgentTags, is_client, server_of
+from registry.membership.agent_tags import AgentTags
 from registry.membership.merge_rules import LanRules, OpenRules, WanRules
 from registry.membership.serf_values import Member, MemberStatus
 
@@ -61,41 +61,6 @@ def test_server_tags(changes: dict[str, int], wan: bool, expected: dict[str, str
     always = {"role": "consul", "port": "8300", "raft_vsn": "3", "ft_fs": "1"}
     assert tags == CLIENT.to_tags() | {"id": "id-2"} | always | expected
     assert list(tags) == sorted(tags)
-
-
-def test_a_server_is_read_back_from_its_tags() -> None:
-    tags = msgspec.structs.replace(SERVER, expect=3, use_tls=True).to_tags()
-    server = server_of(member("s1", tags, sl_alpha="10.0.0.1:8310"))
-    assert server is not None
-    assert (server.port, server.wan_join_port, server.expect) == (8300, 8302, 3)
-    assert (server.build, server.raft_protocol, server.acls) == ((1, 8, 4), 3, 0)
-    assert (server.bootstrap, server.use_tls, server.non_voter) == (False, True, False)
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        {"role": "node"},
-        {"port": "x"},
-        {"port": ""},
-        {"vsn": "two"},
-        {"build": "later"},
-        {"expect": "many"},
-        {"wan_join_port": "x"},
-        {"raft_vsn": "x"},
-        {"ft_fs": "yes"},
-        {"sl_alpha": "nowhere"},
-        {"sl_alpha": "10.0.0.1:x"},
-    ],
-    ids=str,
-)
-def test_tags_that_do_not_parse_make_no_server(broken: dict[str, str]) -> None:
-    assert server_of(member("s1", SERVER.to_tags() | broken)) is None
-
-
-def test_what_a_client_is() -> None:
-    assert is_client(member("c", CLIENT.to_tags()))
-    assert not is_client(member("s", SERVER.to_tags()))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,13 +167,13 @@ async def test_registry_http_routes(plugins: Plugins) -> None:
         @hookimpl
         def registry_http_routes(self) -> list[HttpRoute]:
             async def handler(request: Any) -> Any:
-                return [request]
+                return SimpleNamespace(status=200, body=request, stream=None)
 
             return [HttpRoute(method="GET", pattern="/v1/mine", handler=handler)]
 
     plugins.add("mine", Plugin())
     (route,) = plugins.http_routes()
-    assert await route.handler("request") == ["request"]
+    assert (await route.handler("request")).body == "request"
 
 
 def test_registry_cli_commands(plugins: Plugins) -> None:

@@ -363,6 +363,24 @@ def test_contact_is_counted_in_ticks() -> None:
     assert cores["b"].lease_read_index() is None
 
 
+def test_a_deposed_leader_counts_from_its_last_contact_with_a_quorum() -> None:
+    cores, leader = led("a", "b", "c")
+    cores.tick(n=3)
+    cores.settle()
+    cores.isolate("a")
+    ticks = 0
+    while leader.role is RaftRole.LEADER:
+        cores.tick("a")
+        ticks += 1
+    # The round that was answered had begun within a heartbeat interval before the cut.
+    heartbeat = leader.config.heartbeat_ticks
+    assert leader.last_contact_ticks is not None
+    assert ticks <= leader.last_contact_ticks <= ticks + heartbeat
+    before = leader.last_contact_ticks
+    cores.tick("a", n=7)
+    assert leader.last_contact_ticks == before + 7
+
+
 # -- membership -----------------------------------------------------------------------------------
 
 

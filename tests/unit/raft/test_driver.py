@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from registry.errors import (
@@ -24,13 +25,15 @@ from registry.errors import (
 )
 from registry.raft.disk import Identity, bootstrap
 from registry.raft.driver import NEVER_MS, RaftDriver, RaftSettings
-from registry.raft.messages import Configuration, Entry, EntryKind, Server
+from registry.raft.messages import Configuration, Entry, EntryKind, Server, SnapshotMeta
 from registry.raft.ready import RaftRole, RoleChange
+from registry.raft.snapshots import write_snapshot
+from registry.raft.streaming import ATTEMPTS_MAX
 from registry.raft.transport import LocalNetwork
 from registry.storage.keys import STATE, decode_u64, encode_u64
 from registry.storage.memory import MemoryStore
 from registry.storage.rocks import RocksStore
-from registry.storage.store import Batch, Snapshot, Store, prefix_stop
+from registry.storage.store import Batch, Snapshot, Staged, Store, prefix_stop
 
 FAST = RaftSettings(election_timeout_ms=100)
 _APPLIED = STATE + b"applied"
@@ -64,19 +67,40 @@ class WordMachine:
         for key, value in snapshot.scan(STATE, prefix_stop(STATE)):
             yield b"%d %d\n" % (len(key), len(value)) + key + value
 
-    def restore(self, chunks: Iterable[bytes]) -> None:
+    def prepare(self, chunks: Iterable[bytes]) -> Staged:
         raw = b"".join(chunks)
-        batch = Batch()
-        batch.delete_range(STATE, prefix_stop(STATE) or b"")
+        pairs = []
         while raw:
             head, _, rest = raw.partition(b"\n")
             key_size, value_size = map(int, head.split())
-            batch.put(rest[:key_size], rest[key_size : key_size + value_size])
+            pairs.append((rest[:key_size], rest[key_size : key_size + value_size]))
             raw = rest[key_size + value_size :]
-        self._store.write(batch)
+        return self._store.stage(pairs)
+
+    def install(self, prepared: Staged) -> None:
+        batch = Batch()
+        batch.delete_range(STATE, prefix_stop(STATE) or b"")
+        self._store.replace(batch, prepared)
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        self.install(self.prepare(chunks))
 
     def words(self) -> list[bytes]:
         return [value for _, value in self._store.scan(STATE + b"w", STATE + b"x")]
+
+
+class SlowlyPreparedMachine(WordMachine):
+    """Prepares a snapshot only when the test lets it."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.preparing = threading.Event()
+        self.may_prepare = threading.Event()
+
+    def prepare(self, chunks: Iterable[bytes]) -> Staged:
+        self.preparing.set()
+        assert self.may_prepare.wait(20)
+        return super().prepare(chunks)
 
 
 class SlowSyncStore(MemoryStore):
@@ -348,12 +372,14 @@ class Trio:
     changes: list[tuple[str, RoleChange]] = field(default_factory=list)
     settings: RaftSettings = FAST
 
-    def build(self, server_id: str, **options: Any) -> RaftDriver:
+    def build(
+        self, server_id: str, machine: WordMachine | None = None, **options: Any
+    ) -> RaftDriver:
         store = self.stores.setdefault(server_id, MemoryStore())
         driver = RaftDriver(
             server_id=server_id,
             store=store,
-            machine=WordMachine(store),
+            machine=machine or WordMachine(store),
             transport=self.network.transport(server_id),
             settings=self.settings,
             on_role_change=lambda change: self.changes.append((server_id, change)),
@@ -379,6 +405,27 @@ class Trio:
         leader = found()
         assert leader is not None
         return leader
+
+
+#: So that a few hundred writes are more than the log holds.
+CUT_EARLY = RaftSettings(
+    election_timeout_ms=100,
+    compaction_threshold_entries=50,
+    compaction_interval_ms=20,
+    trailing_entries=5,
+    snapshot_chunk_bytes=1000,
+)
+
+
+async def leave_behind(trio: Trio) -> RaftDriver:
+    """A follower that is cut off, and so far behind that the leader's log has no more for it."""
+    leader = await trio.leader()
+    behind = next(d for d in trio.drivers.values() if d is not leader)
+    trio.network.isolate(behind.server_id)
+    for start in range(0, 300, 50):
+        await asyncio.gather(*(leader.propose(b"%d" % (start + n)) for n in range(50)))
+    await until(lambda: int(leader.statistics()["last_snapshot_index"]) > 200)
+    return behind
 
 
 @pytest.fixture
@@ -464,28 +511,140 @@ class TestThreeServers:
             assert not old.is_leader
             await until(lambda: target.is_leader)
 
-    async def test_a_restarted_follower_catches_up_by_snapshot(
+    async def test_a_follower_behind_the_log_catches_up_by_snapshot(
         self, trio: Trio, tmp_path: Path
     ) -> None:
-        trio.settings = RaftSettings(
-            election_timeout_ms=100,
-            compaction_threshold_entries=50,
-            compaction_interval_ms=20,
-            trailing_entries=5,
-            snapshot_chunk_bytes=1000,
-        )
+        trio.settings = CUT_EARLY
         for server_id in "abc":
             trio.build(server_id, snapshot_directory=tmp_path / server_id)
         async with running(*trio.drivers.values()), asyncio.timeout(60):
+            behind = await leave_behind(trio)
             leader = await trio.leader()
-            behind = next(d for d in trio.drivers.values() if d is not leader)
-            trio.network.isolate(behind.server_id)
-            for start in range(0, 300, 50):
-                await asyncio.gather(*(leader.propose(b"%d" % (start + n)) for n in range(50)))
-            await until(lambda: int(leader.statistics()["last_snapshot_index"]) > 200)
             trio.network.heal()
             await until(lambda: behind.applied_index >= leader.commit_index, 30)
             assert trio.words(behind.server_id) == trio.words(leader.server_id)
             assert int(behind.statistics()["last_snapshot_index"]) > 0
             assert list((tmp_path / behind.server_id).glob("*/meta.json"))
             await (await trio.leader()).propose(b"more")
+
+    async def test_a_follower_answers_while_it_prepares_a_snapshot(
+        self, trio: Trio, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """For longer than a sender waits for any answer: it is told that there is work done."""
+        caplog.set_level("INFO", "registry.raft")
+        trio.settings = CUT_EARLY
+        machines = {id_: SlowlyPreparedMachine(trio.stores[id_]) for id_ in "abc"}
+        for server_id, machine in machines.items():
+            trio.build(server_id, machine)
+        async with running(*trio.drivers.values()), asyncio.timeout(60):
+            behind = await leave_behind(trio)
+            leader, machine = await trio.leader(), machines[behind.server_id]
+            before = trio.words(behind.server_id)
+            trio.network.heal()
+            await until(machine.preparing.is_set)
+            patience_s = ATTEMPTS_MAX * trio.settings.election_timeout_ms / 1000
+            waited_until = asyncio.get_running_loop().time() + 1.5 * patience_s
+            while asyncio.get_running_loop().time() < waited_until:
+                await leader.propose(b"meanwhile")
+                assert behind.last_contact_ms() < 1000
+                assert trio.words(behind.server_id) == before, "the old state, and all of it"
+                await asyncio.sleep(0.01)
+            machine.may_prepare.set()
+            await until(lambda: behind.applied_index >= leader.commit_index, 30)
+            assert trio.words(behind.server_id) == trio.words(leader.server_id)
+        # Nobody gave up; at most somebody new took over (this machine may be busy).
+        transfers = sum("sending a snapshot" in record.message for record in caplog.records)
+        assert transfers <= sum(change.role is RaftRole.LEADER for _, change in trio.changes)
+
+    async def test_a_snapshot_that_is_not_needed_any_more_is_thrown_away(self, trio: Trio) -> None:
+        class CountingStore(MemoryStore):
+            staged = 0
+
+            def stage(self, pairs: Iterable[tuple[bytes, bytes]]) -> Staged:
+                self.staged += 1
+                return super().stage(pairs)
+
+            def replace(self, before: Batch, staged: Staged) -> None:
+                raise AssertionError("installed")
+
+        for server_id in "abc":
+            trio.stores[server_id] = CountingStore()
+            bootstrap(trio.stores[server_id], servers("a", "b", "c"), Identity(server_id))
+            trio.build(server_id)
+        async with running(*trio.drivers.values()), asyncio.timeout(20):
+            leader = await trio.leader()
+            await leader.propose(b"x")
+            store = trio.stores[leader.server_id]
+            snapshots = leader._compaction._snapshots
+            ahead = SnapshotMeta("1-1000-ab", 1000, leader.term, leader.configuration)
+            view = store.snapshot()
+            meta = write_snapshot(snapshots, ahead, WordMachine(store).dump(view))
+            # Whoever leads by the time that it is ready has no use for it.
+            await leader._compaction._snapshot_received(meta, "b")
+            assert isinstance(store, CountingStore)
+            assert store.staged == 1
+            old = msgspec.structs.replace(meta, index=1)
+            await leader._compaction._snapshot_received(old, "b")
+            assert store.staged == 1, "prepared although it is old"
+            await leader.propose(b"y")
+
+    @pytest.mark.parametrize("crash_at", ["the note", "the old state gone", "the log's reset"])
+    async def test_a_restart_finishes_an_installation(
+        self, trio: Trio, tmp_path: Path, crash_at: str
+    ) -> None:
+        """A crash anywhere in it: note, switch of the state, reset of the log (R-52)."""
+
+        class Crash(Exception):
+            """The process ends here."""
+
+        class CrashingStore(MemoryStore):
+            crashing = False
+
+            def replace(self, before: Batch, staged: Staged) -> None:
+                if self.crashing and crash_at == "the note":
+                    raise Crash
+                self.write(before)
+                if self.crashing and crash_at == "the old state gone":
+                    raise Crash
+                super().replace(Batch(), staged)
+                if self.crashing:
+                    raise Crash
+
+        trio.settings = CUT_EARLY
+        for server_id in "abc":
+            trio.stores[server_id] = CrashingStore()
+            bootstrap(trio.stores[server_id], servers("a", "b", "c"), Identity(server_id))
+            trio.build(server_id, snapshot_directory=tmp_path / server_id)
+        crashed: list[str] = []
+
+        async def run_until_crash(driver: RaftDriver) -> None:
+            try:
+                await driver.run()
+            except Crash:
+                crashed.append(driver.server_id)
+                trio.network.detach(driver.server_id)
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run_until_crash(d)) for d in trio.drivers.values()]
+            behind = await leave_behind(trio)
+            id_ = behind.server_id
+            store = trio.stores[id_]
+            assert isinstance(store, CrashingStore)
+            store.crashing = True
+            trio.network.heal()
+            await until(lambda: crashed == [id_], 30)
+            store.crashing = False
+            again = trio.build(id_, snapshot_directory=tmp_path / id_)
+            # Before anything was heard from anybody:
+            assert again.applied_index > 200
+            assert again.applied_index == again.last_index
+            assert (
+                trio.words(id_)
+                == trio.words((await trio.leader()).server_id)[: len(trio.words(id_))]
+            )
+            tasks.append(group.create_task(run_until_crash(again)))
+            leader = await trio.leader()
+            await leader.propose(b"more")
+            await until(lambda: trio.words(id_) == trio.words(leader.server_id), 30)
+            for task in tasks:
+                task.cancel()

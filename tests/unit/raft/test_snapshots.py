@@ -144,7 +144,7 @@ class Link:
     def _acknowledge(self, sender: str, of: SnapshotMeta, offset: int, refused: bool) -> None:
         self._reply(of, offset, refused=refused)
 
-    def _finished(self, of: SnapshotMeta, sender: str) -> None:
+    async def _finished(self, of: SnapshotMeta, sender: str) -> None:
         self.received.append(of)
         assert self.sending is not None
         if self._random.random() >= self._loss:

@@ -24,6 +24,11 @@ def test_pauses_double_up_to_the_most() -> None:
     assert pauses[12:] == [40.0, 40.0]
 
 
+def test_the_most_can_be_chosen() -> None:
+    backoff = Backoff(Longest(), 2.0)
+    assert [backoff.failed(0.0) for _ in range(10)][-2:] == [2.0, 2.0]
+
+
 def test_a_very_long_absence_does_not_overflow() -> None:
     backoff = Backoff(Longest())
     for _ in range(5000):

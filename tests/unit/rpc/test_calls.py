@@ -216,9 +216,24 @@ async def test_after_goodbye_the_answer_under_way_still_comes(handlers: Handlers
         await until(lambda: not connection.is_open)
         with pytest.raises(Unreachable, match="restarting"):
             await connection.call("echo", b"")
+        await server.drain(limit_s=0.01)
+        assert handlers.waiting == 1
+        draining = group.create_task(server.drain())
+        await asyncio.sleep(0)
         handlers.release.set()
+        await draining
         assert await asking == b"1"
         await until(lambda: connection.has_ended)
+        await server.drain()
+
+
+async def test_after_goodbye_nobody_else_is_let_in(handlers: Handlers) -> None:
+    """Or who was told to turn to others would be back at once."""
+    server, address = make_server(handlers)
+    async with running(server):
+        server.announce_end("restarting")
+        with pytest.raises(Unreachable, match="restarting"):
+            await dial(address, CLIENT)
 
 
 async def test_notices_come_in_order_and_a_bad_one_does_no_harm(
@@ -413,6 +428,20 @@ async def test_a_peer_that_is_down_is_left_alone_for_longer_and_longer() -> None
                 await pool.connect("peer")
             assert dialler.attempts == failures
             clock.now += pause
+
+
+async def test_how_long_a_peer_is_left_alone_at_most_can_be_set() -> None:
+    dialler, clock = Dialler(), Clock()
+    pool = Pool(CLIENT, PoolSettings(backoff_max_s=0.5), dial_peer=dialler, clock=clock)
+    async with running(pool):
+        for _ in range(20):
+            with pytest.raises(Unreachable, match="refused"):
+                await pool.connect("peer")
+            clock.now += pool.retry_in("peer")
+        assert dialler.attempts == 20
+        with pytest.raises(Unreachable, match="refused"):
+            await pool.connect("peer")
+        assert pool.retry_in("peer") <= 0.5
 
 
 async def test_news_of_a_peer_end_its_pause(address: str) -> None:

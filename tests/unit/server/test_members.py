@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from registry.server.members import MemberStatus, is_client, server_of, servers_of
 from registry.testing.pool import client_member, server_id, server_member
 
@@ -21,37 +19,9 @@ def test_a_server_is_read_from_its_tags() -> None:
     assert server.wan_join_port == 8302
 
 
-@pytest.mark.parametrize(
-    "tags",
-    [
-        pytest.param({"role": "node"}, id="client"),
-        pytest.param({"role": "proxy"}, id="unknown-role"),
-        pytest.param({"port": ""}, id="no-port"),
-        pytest.param({"port": "http"}, id="port-no-number"),
-        pytest.param({"port": "0"}, id="port-zero"),
-        pytest.param({"port": "65536"}, id="port-too-large"),
-        pytest.param({"port": "8_300"}, id="port-with-underscore"),
-        pytest.param({"port": "+8300"}, id="port-with-sign"),
-        pytest.param({"port": "\u0668\u0663"}, id="port-in-other-digits"),
-        pytest.param({"vsn": "two"}, id="protocol"),
-        pytest.param({"build": "head"}, id="build"),
-        pytest.param({"expect": "three"}, id="expect"),
-        pytest.param({"expect": "-3"}, id="expect-negative"),
-        pytest.param({"raft_vsn": "x"}, id="raft"),
-        pytest.param({"wan_join_port": "x"}, id="wan-port"),
-        pytest.param({"ft_fs": "yes"}, id="feature"),
-        pytest.param({"sl_alpha": "10.0.0.1"}, id="segment-without-port"),
-        pytest.param({"sl_alpha": "10.0.0.1:x"}, id="segment-port"),
-    ],
-)
-def test_what_cannot_be_read_is_no_server(tags: dict[str, str]) -> None:
-    assert server_of(server_member("a", tags=tags)) is None
-
-
-def test_bootstrap_is_told_by_the_tag_alone() -> None:
-    server = server_of(server_member("a", bootstrap="1"))
-    assert server is not None
-    assert server.bootstrap
+def test_what_cannot_be_read_is_no_server() -> None:
+    assert server_of(server_member("a", port=0)) is None
+    assert server_of(client_member("c")) is None
 
 
 def test_servers_of_a_datacenter() -> None:

@@ -23,7 +23,6 @@ from registry.state.kv import (
     KvDelete,
     KvDeleteTree,
     KvGet,
-    KvKeys,
     KvList,
     KvReap,
     KvSet,
@@ -43,7 +42,7 @@ from registry.state.topics import ALL, Topic, kv_topic
 from registry.state.txn import CheckOperation, KvOperation, Txn
 from registry.storage.memory import MemoryStore
 from registry.storage.rocks import RocksStore
-from registry.storage.store import Batch
+from registry.storage.store import Batch, Staged
 from registry.testing.state import START_MS, Replica
 
 KEYS = st.sampled_from([b"a", b"a/b", b"a/b/c", b"b", b"\xff"])
@@ -301,7 +300,6 @@ def cut_in(raw: bytes, size: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("size", [1, 7, 4096, 1 << 30])
 def test_a_dump_may_be_cut_anywhere(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_module, "_FRAME_BYTES", 500)  # several frames
-    monkeypatch.setattr(machine_module, "_RESTORE_BATCH_BYTES", 600)  # and several writes
     source, target = filled(), Replica()
     target.apply_all([KvSet(key=b"key/old"), KvSet(key=b"zzz")])
     target.apply_all([Register(node="n", address="1.1.1.1"), SessionCreate(node="n")])
@@ -358,13 +356,13 @@ def damaged(raw: bytes, how: str) -> bytes:
         "a flipped bit in the seal",
     ],
 )
-def test_a_damaged_dump_is_refused_and_leaves_an_empty_state(how: str) -> None:
+def test_a_damaged_dump_is_refused_and_harms_nothing(how: str) -> None:
     target = filled(2)
+    before = target.checksum()
     with pytest.raises(Corrupt):
-        target.machine.restore([damaged(dump_of(filled()), how)])
-    assert target.index == 0
-    assert target.ask(KvKeys()) == []
-    assert target.checksum() == Replica().checksum()
+        target.machine.prepare([damaged(dump_of(filled()), how)])
+    assert target.index == 2
+    assert target.checksum() == before
 
 
 def test_a_dump_of_foreign_keys_is_refused() -> None:
@@ -373,22 +371,31 @@ def test_a_dump_of_foreign_keys_is_refused() -> None:
         machine_module._decode_pairs(b"\x00" * 8 + payload)
 
 
-def test_a_crash_half_way_through_a_restore_leaves_an_empty_state() -> None:
-    """The mark of a restore in progress is all that a restart goes by."""
+def test_nothing_of_a_prepared_state_shows_before_it_is_installed() -> None:
+    source, target = filled(), filled(2)
+    before = target.checksum()
+    prepared = target.machine.prepare([dump_of(source)])
+    assert (target.checksum(), target.machine.generation) == (before, 0)
+    target.apply(KvSet(key=b"meanwhile"))
+    target.machine.install(prepared)
+    assert target.checksum() == source.checksum()
+    assert target.index == source.index
 
+
+def test_a_crash_half_way_through_an_installation_leaves_an_empty_state() -> None:
     class Crash(BaseException):
         """The process ends here: no clean-up runs after it."""
 
-    def chunks() -> Iterator[bytes]:
-        raw = dump_of(filled())
-        yield raw[: len(raw) // 2]
-        raise Crash
+    class CrashingStore(MemoryStore):
+        def replace(self, before: Batch, staged: Staged) -> None:
+            self.write(before)
+            raise Crash
 
-    store = MemoryStore()
+    store = CrashingStore()
     replica = Replica(store)
     replica.apply(KvSet(key=b"a"))
     with pytest.raises(Crash):
-        replica.machine.restore(chunks())
+        replica.machine.restore([dump_of(filled())])
     restarted = StateMachine(store)
     assert restarted.applied_index == 0
     assert list(KvList().run(store)[1]) == []

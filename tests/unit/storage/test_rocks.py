@@ -431,6 +431,139 @@ def test_many_range_deletions_do_not_stay_in_the_memtable(tmp_path: Path) -> Non
         assert own(store.scan(b"")) == [(b"log00499", b"entry")]
 
 
+# -- replacing much at once
+
+
+STAGED = [(b"s%03d" % number, b"new") for number in range(500)]
+
+
+def without_old() -> Batch:
+    batch = Batch()
+    batch.delete_range(b"s", b"t")
+    return batch
+
+
+def killed(directory: Path, statements: str) -> Path:
+    """A directory as a process left it that was killed after these statements on its store."""
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from registry.storage.rocks import RocksStore
+from registry.testing.storage import put
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_rocks import STAGED, without_old
+store = RocksStore.open(Path(sys.argv[1]))
+{statements}
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(directory)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == -9, run.stderr
+    return directory
+
+
+def test_nothing_staged_is_left_by_a_crash(tmp_path: Path) -> None:
+    killed(tmp_path, "put(store, (b's', b'old')); store.stage(STAGED)")
+    assert list(tmp_path.glob("STAGED-*"))
+    assert content(tmp_path) == [(b"s", b"old")]
+    assert not list(tmp_path.glob("STAGED-*"))
+
+
+REPLACING = """
+put(store, (b"s", b"old"))
+store.sync()
+put(store, (b"before", b"unsynced"))
+store.replace(without_old(), store.stage(STAGED))
+put(store, (b"later", b"1"))
+put(store, (b"later", b"2"))
+"""
+
+
+def test_a_power_failure_after_replacing_loses_only_what_was_written_later(tmp_path: Path) -> None:
+    """However much of the logs is gone: added tables are durable, and so is all before them."""
+    source = killed(tmp_path / "source", REPLACING)
+    size = max(source.glob("*.log")).stat().st_size
+    kept = set()
+    for length in range(size, -1, -3):
+        victim = Path(shutil.copytree(source, tmp_path / "victim"))
+        os.truncate(max(victim.glob("*.log")), length)
+        found = content(victim)
+        assert found[0] == (b"before", b"unsynced")
+        assert found[-len(STAGED) :] == STAGED
+        kept |= set(found[1 : -len(STAGED)])
+        shutil.rmtree(victim)
+    assert kept == {(b"later", b"1"), (b"later", b"2")}
+    assert content(source) == [(b"before", b"unsynced"), (b"later", b"2"), *STAGED]
+
+
+def test_a_log_that_was_synced_after_replacing_must_be_whole(tmp_path: Path) -> None:
+    killed(tmp_path, REPLACING + "store.sync()")
+    log = max(tmp_path.glob("*.log"))
+    intact = log.read_bytes()
+    os.truncate(log, len(intact) - 5)
+    with pytest.raises(Corrupt, match="synced up to"):
+        RocksStore.open(tmp_path)
+    log.write_bytes(intact)
+    assert content(tmp_path) == [(b"before", b"unsynced"), (b"later", b"2"), *STAGED]
+
+
+def test_the_sequence_number_of_an_added_table_is_no_gap_in_the_logs(tmp_path: Path) -> None:
+    """Again and again, with a cursor that keeps logs and tables from being deleted."""
+    for round_ in range(4):
+        killed(
+            tmp_path,
+            "put(store, (b's', b'old'), (b't', b''))\n"
+            "cursor = store.scan(b''); next(cursor)\n" + f"{REPLACING}\n" * (1 + round_ % 2),
+        )
+        assert content(tmp_path) == [
+            (b"before", b"unsynced"),
+            (b"later", b"2"),
+            *STAGED,
+            (b"t", b""),
+        ]
+
+
+def test_many_staged_pairs_are_several_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.storage.rocks._STAGED_BYTES_MAX", 1000)
+    with contextlib.closing(RocksStore.open(tmp_path)) as store:
+        put(store, (b"s", b"old"))
+        staged = store.stage(STAGED)
+        assert len(list(tmp_path.glob("STAGED-*"))) == 4
+        store.replace(without_old(), staged)
+        assert own(store.scan(b"")) == STAGED
+    assert content(tmp_path) == STAGED
+
+
+def test_a_full_disk_while_staging_harms_nothing(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from registry.errors import DiskFull
+from registry.storage.rocks import RocksStore
+from registry.storage.store import Batch
+store = RocksStore.open(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    store.stage((b"%08d" % n, b"x" * 900 + b"%d" % n * 20) for n in range(100_000))
+except DiskFull:
+    batch = Batch()
+    batch.put(b"k", b"1")
+    store.write(batch)
+    store.sync()
+    print("refused")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "refused\n", run.stderr
+    assert content(tmp_path) == [(b"k", b"1")]
+    assert not list(tmp_path.glob("STAGED-*"))
+
+
 def test_key_that_is_no_bytes_is_the_callers_bug(tmp_path: Path) -> None:
     with (
         contextlib.closing(RocksStore.open(tmp_path)) as store,
