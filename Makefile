@@ -10,7 +10,7 @@ CAMPAIGN_RUNS ?= 20000
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types layers format campaign crash-campaign catch-up-campaign \
-	failover-campaign membership-campaign clean
+	conformance-campaign failover-campaign membership-campaign clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ crash-campaign: $(VENV)/.test  ## kill -9 at 200 random moments under a write lo
 
 catch-up-campaign: $(VENV)/.test  ## a follower down for 100,000 writes catches up while 64 writers go on
 	REGISTRY_CATCH_UP_WRITES=100000 $(BIN)/python -m pytest tests/cluster/test_catch_up.py -s
+
+conformance-campaign: $(VENV)/.test  ## every recorded conversation three times, alone and in a cluster
+	REGISTRY_CONFORMANCE_ROUNDS=3 $(BIN)/python -m pytest tests/conformance -s
 
 failover-campaign: $(VENV)/.test  ## kill the leader 50 times under load, restart each agent 10 times
 	REGISTRY_FAILOVER_ROUNDS=50 REGISTRY_ROLLING_ROUNDS=10 \

@@ -1,7 +1,7 @@
 """An agent for the clients of a file, and the clients that PyPI does not have.
 
-Those are installed once, with the ordinary tools of their registries, into `clients/` of the virtual
-environment. Where a tool or the network is missing, their tests are skipped and say so.
+Those are installed once, with the ordinary tools of their registries, into `clients/` of the
+virtual environment. Where a tool or the network is missing, their tests are skipped and say so.
 """
 
 from __future__ import annotations
@@ -39,18 +39,26 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
 def npm_packages() -> Path:
     """A `node_modules` with the packages of `node/package.json`."""
     need("node")
-    return install(
-        "node",
-        "package.json",
-        [need("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund"]
-        + ["--fetch-retries=1", "--fetch-timeout=20000"],
-    ).joinpath("node_modules")
+    options = "--no-package-lock --no-audit --no-fund --fetch-retries=1 --fetch-timeout=20000"
+    command = [need("npm"), "install", *options.split()]
+    return install("node", "package.json", command) / "node_modules"
 
 
 @pytest.fixture(scope="session")
 def go_calls() -> Path:
     """The program of `go/`, compiled."""
     return install("go", "*", [need("go"), "test", "-c", "-o", "calls", "."]) / "calls"
+
+
+@pytest.fixture(scope="session")
+def prometheus_program() -> str:
+    return need("prometheus")
+
+
+@pytest.fixture(scope="session")
+def prometheus_discovery() -> Path:
+    """The program of `prometheus/`, compiled."""
+    return install("prometheus", "*", [need("go"), "build", "-o", "discover", "."]) / "discover"
 
 
 def need(program: str) -> str:

@@ -1,4 +1,7 @@
-"""The recorded conversations, replayed against a fresh agent: the contract with existing clients.
+"""The recorded conversations, replayed: the contract with existing clients.
+
+They are asked of a fresh agent, with and without a disk, and of a follower and a client agent of a
+cluster of three servers. `make conformance-campaign` repeats all of it, each time in another order.
 
 The recordings stay outside the repository: they are looked for beside the checkout, or where
 `REGISTRY_CONFORMANCE` points. Without them the tests are skipped and say so.
@@ -10,9 +13,22 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from registry.testing.agent_cluster import AgentCluster, Host
+from registry.testing.process import AgentProcess
+from registry.testing.recordings import (
+    IN_A_CLUSTER,
+    ON_A_CLIENT,
+    Recording,
+    case_count,
+    recordings_for,
+    write,
+)
 
 KIT = Path(
     os.environ.get(
@@ -20,36 +36,15 @@ KIT = Path(
         Path(__file__).resolve().parents[2].parent / "shared" / "conformance",
     )
 )
+ROUNDS = int(os.environ.get("REGISTRY_CONFORMANCE_ROUNDS", "1"))
 
-AREAS = (
-    "acl-disabled",
-    "agent-checks",
-    "agent-services",
-    "catalog",
-    "config-entries",
-    "consistency",
-    "coordinate",
-    "errors",
-    "event",
-    "filter",
-    "headers",
-    "health",
-    "kv",
-    "kv-blocking",
-    "lock",
-    "operator",
-    "prepared-query",
-    "session",
-    "snapshot",
-    "status",
-    "txn",
-)
-CLI_AREAS = ("cli-kv", "cli-catalog", "cli-members", "cli-ops")
-
+PROGRAM = f"{sys.executable} -m registry"
 MODES = {
     "dev": "agent -dev -config-dir {config_dir}",
     "server": "agent -server -bootstrap -data-dir {data_dir} -config-dir {config_dir}",
 }
+# What a replay allows the server that it starts.
+ALLOWED = {"enable_script_checks": True, "disable_remote_exec": False}
 
 pytestmark = [
     pytest.mark.skipif(not KIT.is_dir(), reason=f"the recorded conversations are not at {KIT}"),
@@ -70,34 +65,81 @@ def replay(program: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def assert_all_passed(output: str) -> None:
+def assert_passed(output: str, count: int) -> None:
+    """All `count` cases passed. The seed of their order is printed, to run it again."""
+    print("\n".join(output.splitlines()[-2:]))
     verdict = re.search(r"^(\d+) passed, (\d+) failed$", output, re.MULTILINE)
     assert verdict, output[-4000:]
-    assert int(verdict[1]) > 0, "nothing was replayed"
-    assert verdict[2] == "0", output[-8000:]
+    assert (int(verdict[1]), int(verdict[2])) == (count, 0), output[-8000:]
 
 
+@pytest.mark.parametrize("number", range(ROUNDS))
 @pytest.mark.parametrize("mode", MODES)
-def test_http(mode):
-    areas = [part for area in AREAS for part in ("--area", area)]
-    agent = f"{sys.executable} -m registry {MODES[mode]}"
-    assert_all_passed(replay("replay.py", "--agent", agent, "--shuffle", *areas))
+def test_http(mode: str, number: int) -> None:
+    count = case_count(KIT / "cases", dev=mode == "dev")
+    output = replay("replay.py", "--agent", f"{PROGRAM} {MODES[mode]}", "--shuffle")
+    assert_passed(output, count)
 
 
-def test_command_line():
-    program = f"{sys.executable} -m registry"
-    areas = [part for area in CLI_AREAS for part in ("--area", area)]
-    assert_all_passed(
-        replay(
-            "replay_cli.py",
-            "--cli",
-            program,
-            "--program",
-            "registry",
-            "--agent",
-            f"{program} {MODES['dev']}",
-            "--client-agent",
-            f"{program} agent -data-dir {{data_dir}} -config-dir {{config_dir}}",
-            *areas,
-        )
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentCluster]:
+    root = tmp_path_factory.mktemp("cluster")
+    hosts = [Host("127.0.0.1")] * 4  # where a case expects the agent that it joins to itself
+    with AgentCluster(root, servers=3, clients=1, config=ALLOWED, hosts=hosts) as running:
+        yield running
+
+
+class Replayed:
+    """The cases that an agent of a cluster has to pass, in two folders for the kit's program."""
+
+    def __init__(self, agent: AgentProcess, recordings: list[Recording], root: Path) -> None:
+        self._url = f"http://{agent.address}:{agent.ports['http']}"
+        self._folders = {serial: root / f"serial-{serial}" for serial in (False, True)}
+        self._counts = {
+            serial: write(recordings, folder, serial=serial)
+            for serial, folder in self._folders.items()
+        }
+
+    def replay(self, *, serial: bool) -> tuple[str, int]:
+        """The output, and how many cases have to pass."""
+        folder = str(self._folders[serial])
+        output = replay("replay.py", "--url", self._url, "--cases", folder, "--shuffle")
+        return output, self._counts[serial]
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_http_of_a_cluster(cluster: AgentCluster, tmp_path: Path, number: int) -> None:
+    """A follower and a client agent answer like the one server, at the same time."""
+    on_follower = recordings_for(KIT / "cases", IN_A_CLUSTER)
+    on_client = recordings_for(KIT / "cases", IN_A_CLUSTER, ON_A_CLIENT)
+    asked = [
+        Replayed(cluster.followers()[0], on_follower, tmp_path / "follower"),
+        Replayed(cluster.clients[0], on_client, tmp_path / "client"),
+    ]
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(lambda each: each.replay(serial=False), asked))
+    outcomes += [each.replay(serial=True) for each in asked]
+    for output, count in outcomes:
+        assert_passed(output, count)
+
+
+def test_few_cases_need_a_single_server() -> None:
+    """The rules leave out what cannot hold in a cluster, and little of any area."""
+    for recording in recordings_for(KIT / "cases", IN_A_CLUSTER, ON_A_CLIENT):
+        assert len(recording.excluded) <= max(1, len(recording.cases) / 2), recording.excluded
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_command_line(number: int) -> None:
+    output = replay(
+        "replay_cli.py",
+        "--cli",
+        PROGRAM,
+        "--program",
+        "registry",
+        "--agent",
+        f"{PROGRAM} {MODES['dev']}",
+        "--client-agent",
+        f"{PROGRAM} agent -data-dir {{data_dir}} -config-dir {{config_dir}}",
     )
+    assert_passed(output, case_count(KIT / "cli"))
