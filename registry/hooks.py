@@ -20,7 +20,7 @@ installed plugins by name, then directories.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -107,6 +107,62 @@ class WatchHandler(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     create: Callable[[Any], Callable[[int, bytes], Awaitable[None]]]
+
+
+class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who asked for a write: the address of the HTTP client and its `?reason=`, if it gave one."""
+
+    client: str = ""
+    reason: str = ""
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of the replicated state.
+
+    `index` is the log index of the write; several changes may share one, and `(index, sequence)`
+    strictly increases. `time_ms` is the leader's clock when it took the write.
+
+    | `kind` | `key` | `value` after the change |
+    |---|---|---|
+    | "kv" | the key | as `/v1/kv/` shows it, without `Key` and with `Value` as bytes |
+    | "node" | its name | as `/v1/catalog/nodes` shows it |
+    | "service" | `node/service id` | as `/v1/catalog/node/NAME` shows it, and its `Node` |
+    | "check" | `node/check id` | as `/v1/health/node/NAME` shows it |
+    | "member" | its node's name | `{"Status": "alive" or "failed"}` |
+    | "reset" | "" | None |
+
+    A `value` of None is a deletion (of a member: it left). "reset" says that changes before it may
+    be missing: the whole state follows as changes, and what is not among them is gone. It comes
+    first of all to a sink that is new, and after a state was replaced as a whole.
+    """
+
+    index: int
+    sequence: int
+    time_ms: int
+    kind: str
+    key: str
+    value: Any = None
+    origin: Origin | None = None
+
+
+class ChangeSink(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is told every change, in order and at least once.
+
+    `deliver` gets up to `batch_max` changes of the kinds wanted ("reset" always) and returns when
+    they need not be delivered again; it has 60 seconds. Raising: the same changes come again,
+    after a pause that grows to a minute. With `where` "leader" the leader delivers, and the next
+    leader goes on where the last one was; with "server" every server delivers by itself.
+    `wants_origin` has writes say who asked for them even when they gave no reason.
+
+    `name` is where the sink's place is remembered under, one for the whole cluster.
+    """
+
+    name: str
+    deliver: Callable[[Sequence[Change]], Awaitable[None]]
+    kinds: frozenset[str] = frozenset({"kv", "node", "service", "check", "member"})
+    where: str = "leader"
+    batch_max: int = 500
+    wants_origin: bool = False
 
 
 class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,6 +315,13 @@ def registry_definition_sources() -> Iterable[DefinitionSource]:
 @hookspec
 def registry_watch_handlers() -> Iterable[WatchHandler]:
     """Called once at start, on every agent. Raising: watches that use them are refused."""
+    raise NotImplementedError
+
+
+@hookspec
+def registry_change_sinks() -> Iterable[ChangeSink]:
+    """Called once at start, on servers. `deliver` is awaited on the plugin's own event loop.
+    Raising: the sinks of this plugin are not there. Since 0.2."""
     raise NotImplementedError
 
 

@@ -171,6 +171,8 @@ class AgentFacade:
     #: PUT /v1/agent/leave: leaves gracefully, then the process ends.
     leave: Callable[[], Awaitable[None]]
     metrics: Metrics = field(default_factory=Metrics)
+    #: Whether writes say who asked for them even when they give no reason.
+    wants_origin: bool = False
     events: Events = field(default_factory=LocalEvents)
     #: The agent's log as it is written, for `/v1/agent/monitor`.
     log_tap: LogTap = field(default_factory=LogTap)

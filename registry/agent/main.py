@@ -21,11 +21,14 @@ from registry.agent.node import MakeFace, Node
 from registry.agent.watches import Render
 from registry.errors import RegistryError, StorageError
 from registry.plugins import Plugins
+from registry.server.change_feed import Show
 
 logger = logging.getLogger("registry.agent")
 
 
-def run_agent(arguments: Sequence[str], *, make_face: MakeFace, render_watch: Render) -> int:
+def run_agent(
+    arguments: Sequence[str], *, make_face: MakeFace, render_watch: Render, show_record: Show
+) -> int:
     """Run an agent until a signal or a request ends it; 0 after a clean end.
 
     Raises `RegistryError` with one line for everything that keeps it from starting or going on.
@@ -43,6 +46,7 @@ def run_agent(arguments: Sequence[str], *, make_face: MakeFace, render_watch: Re
         plugins=plugins,
         make_face=make_face,
         render_watch=render_watch,
+        show_record=show_record,
         tap=tap,
     )
     print(start_banner(loaded.config, node.node_id), flush=True)

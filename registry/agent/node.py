@@ -46,6 +46,7 @@ from registry.agent.roles import ClientRole, Role, ServerRole
 from registry.agent.watches import Render, Watches
 from registry.errors import ConfigError, RegistryError, StorageError
 from registry.plugins import Plugins
+from registry.server.change_feed import Show
 
 logger = logging.getLogger("registry.agent")
 
@@ -64,7 +65,8 @@ class Face(Protocol):
 class MakeFace(Protocol):
     """Makes a face for an agent; handed in from above, so that the agent knows no face.
 
-    `Render` of the watches, which shows data the way the API does, is handed in likewise.
+    `Render` of the watches and `Show` of the change feed, which show data the way the API does, are
+    handed in likewise.
     """
 
     def __call__(self, agent: AgentFacade) -> Face: ...
@@ -81,12 +83,14 @@ class Node:
         plugins: Plugins,
         make_face: MakeFace,
         render_watch: Render,
+        show_record: Show,
         tap: LogTap,
     ) -> None:
         self.loaded = loaded
         self.plugins = plugins
         self._make_face = make_face
         self._render_watch = render_watch
+        self._show_record = show_record
         self._flags = flags
         self._tap = tap
         telemetry = loaded.config.telemetry
@@ -149,7 +153,7 @@ class Node:
     def _role(self) -> Role:
         if not self.config.server:
             return ClientRole(self.config, self._metrics)
-        return ServerRole(self.config, self.node_id, self.data_dir, self.plugins)
+        return ServerRole(self.config, self.node_id, self.data_dir, self.plugins, self._show_record)
 
     def _pools(self, role: Role, on_event: Callable[[str, bytes], None]) -> Pools:
         config = self.config
@@ -206,6 +210,7 @@ class Node:
             reload=self._not_yet,
             leave=self._leave,
             metrics=self._metrics,
+            wants_origin=any(sink.wants_origin for sink in self.plugins.change_sinks()),
             events=events,
             log_tap=self._tap,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from registry.agent.metrics import Metrics
 from registry.agent.node_facts import node_meta, tagged_addresses
 from registry.agent.pools import Pools, ServersView
 from registry.errors import ConfigError, RegistryError
+from registry.hooks import ChangeSink
 from registry.plugins import Plugins
 from registry.raft.disk import Identity, bootstrap, holds_raft_state
 from registry.raft.driver import RaftDriver, RaftSettings
@@ -29,6 +31,7 @@ from registry.raft.messages import Server as RaftServer
 from registry.rpc.pool import Pool
 from registry.rpc.server import RpcServerSettings
 from registry.rpc.stream import Hello
+from registry.server.change_feed import Show
 from registry.server.members import MemberStatus, PoolMember, server_of, servers_of
 from registry.server.network import NetworkSettings, ServerNetwork
 from registry.server.reconcile import LocalServerFacts
@@ -134,13 +137,20 @@ class ServerRole:
     """A server: its store, its part in consensus, and what it does when it leads."""
 
     def __init__(
-        self, config: AgentConfig, node_id: str, data_dir: Path | None, plugins: Plugins
+        self,
+        config: AgentConfig,
+        node_id: str,
+        data_dir: Path | None,
+        plugins: Plugins,
+        show_record: Show,
     ) -> None:
         """Open the store and bind the RPC port. Raises `ConfigError`, `StorageError`."""
         self._config = config
         self._store = _open_store(config, data_dir, plugins)
         try:
-            self.server = _make_server(config, node_id, data_dir, self._store)
+            self.server = _make_server(
+                config, node_id, data_dir, self._store, plugins.change_sinks(), show_record
+            )
         except BaseException:
             self._store.close()
             raise
@@ -195,7 +205,14 @@ def _open_store(config: AgentConfig, data_dir: Path | None, plugins: Plugins) ->
     return store
 
 
-def _make_server(config: AgentConfig, node_id: str, data_dir: Path | None, store: Store) -> Server:
+def _make_server(
+    config: AgentConfig,
+    node_id: str,
+    data_dir: Path | None,
+    store: Store,
+    sinks: Sequence[ChangeSink],
+    show_record: Show,
+) -> Server:
     address = f"{config.advertise_addr}:{config.ports.server}"
     if (config.bootstrap or config.dev_mode) and not holds_raft_state(store):
         first = Configuration((RaftServer(node_id, address),))
@@ -228,7 +245,7 @@ def _make_server(config: AgentConfig, node_id: str, data_dir: Path | None, store
         autopilot=configured_autopilot(config),
         bootstrap_expect=0 if config.bootstrap else config.bootstrap_expect,
     )
-    return Server(settings, machine, driver, network)
+    return Server(settings, machine, driver, network, sinks=sinks, show=show_record)
 
 
 def _network(config: AgentConfig, node_id: str) -> ServerNetwork:

@@ -14,11 +14,17 @@ def agent(call: Invocation) -> int:
     from registry.agent.flags import agent_help
     from registry.agent.main import run_agent
     from registry.errors import RegistryError
+    from registry.http.change_data import show_record
     from registry.http.server import HttpServer
     from registry.http.watch_data import render_watch
 
     try:
-        return run_agent(call.arguments, make_face=HttpServer, render_watch=render_watch)
+        return run_agent(
+            call.arguments,
+            make_face=HttpServer,
+            render_watch=render_watch,
+            show_record=show_record,
+        )
     except HelpWanted:
         print(agent_help())
         return 0

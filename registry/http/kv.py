@@ -46,6 +46,7 @@ from registry.http.options import (
     argument,
     shows,
 )
+from registry.http.origin import REASON, with_origin
 from registry.state.base import Command, ReadOptions, ReadResult
 from registry.state.kv import (
     KvCas,
@@ -221,7 +222,7 @@ def _json(body: bytes, meta: ReadResult) -> ApiResponse:
     Operation(
         summary="Write a key: always, by `cas`, or taking or giving back a lock",
         path=(_KEY,),
-        parameters=(*_WRITE, _FLAGS, CAS, *_LOCKING),
+        parameters=(*_WRITE, _FLAGS, CAS, *_LOCKING, REASON),
         body=_VALUE,
         answers=shows(bool, "Whether it was written"),
         refusals=(_CONFLICT,),
@@ -238,7 +239,7 @@ async def put(request: ApiRequest) -> ApiResponse:
     limit = request.agent.config.limits.kv_max_value_size
     value = await body_within(request, limit, _VALUE_LIMIT_HELP)
     command = _write_command(request, key, value, flags, cas)
-    return json_response(errors.check(await request.agent.write(command)))
+    return json_response(errors.check(await request.agent.write(with_origin(request, command))))
 
 
 def _write_command(
@@ -259,13 +260,13 @@ def _write_command(
     Operation(
         summary="Delete a key, or all under a prefix",
         path=(_KEY,),
-        parameters=(*_WRITE, _RECURSE, CAS),
+        parameters=(*_WRITE, _RECURSE, CAS, REASON),
         answers=shows(bool, "Whether it is gone"),
         refusals=(_CONFLICT,),
     ),
     Operation(
         summary="Delete all keys, with `recurse`",
-        parameters=(*_WRITE, _RECURSE, CAS),
+        parameters=(*_WRITE, _RECURSE, CAS, REASON),
         answers=shows(bool),
         refusals=_KEY.refusals,
     ),
@@ -282,7 +283,7 @@ async def delete(request: ApiRequest) -> ApiResponse:
         _require(key)
         cas = _number(request, "cas")
         command = KvDelete(key=key) if cas is None else KvDeleteCas(key=key, index=cas)
-    return json_response(errors.check(await request.agent.write(command)))
+    return json_response(errors.check(await request.agent.write(with_origin(request, command))))
 
 
 def _require(key: bytes) -> None:

@@ -22,6 +22,7 @@ from registry.http.kv import KvEntryObject, body_within, entry_json
 from registry.http.operations import Answer, Refusal
 from registry.http.operations import Operation as ApiOperation
 from registry.http.options import READ, json_body
+from registry.http.origin import REASON, with_origin
 from registry.http.shapes import (
     BodyError,
     CheckView,
@@ -137,7 +138,7 @@ class TxnObject(TypedDict):
     "/v1/txn",
     ApiOperation(
         summary="Carry out several operations: all of them or none",
-        parameters=READ,
+        parameters=(*READ, REASON),
         body=json_body(_OPERATIONS_SCHEMA),
         answers=(
             Answer(TxnObject, "All done"),
@@ -156,7 +157,9 @@ async def run(request: ApiRequest) -> ApiResponse:
     operations = _operations(request, await _decoded(request))
     if any(map(is_write, operations)):
         params.datacenter(request)
-        outcome: TxnOutcome = await request.agent.write(Txn(operations=operations))
+        outcome: TxnOutcome = await request.agent.write(
+            with_origin(request, Txn(operations=operations))
+        )
         return json_response(_outcome_json(outcome), status=_status(outcome))
     options = params.read_options(request)
     meta = await request.agent.read(TxnRead(operations=operations), options)

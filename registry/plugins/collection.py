@@ -14,6 +14,7 @@ import pluggy
 from registry import hooks
 from registry.errors import ConfigError, PluginError, RegistryError
 from registry.hooks import (
+    ChangeSink,
     CheckType,
     CliCommand,
     DefinitionSource,
@@ -249,6 +250,11 @@ class Plugins:
             WatchHandler,
             lambda handler: handler.key,
             guards.guard_handler,
+        )
+
+    def change_sinks(self) -> list[ChangeSink]:
+        return self._collect(
+            "registry_change_sinks", ChangeSink, lambda sink: sink.name, guards.guard_sink
         )
 
     def http_routes(self) -> list[HttpRoute]:

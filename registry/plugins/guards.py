@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from functools import wraps
@@ -20,6 +20,8 @@ from msgspec.structs import replace
 
 from registry.errors import ConfigError, PluginError, RegistryError
 from registry.hooks import (
+    Change,
+    ChangeSink,
     CheckResult,
     CheckRunner,
     CheckType,
@@ -40,6 +42,9 @@ MAKE_LIMIT_S = 0.02
 
 #: Running a watch handler once.
 HANDLER_LIMIT_S = 60.0
+
+#: Delivering one batch of changes.
+DELIVERY_LIMIT_S = 60.0
 
 
 def guard_engine(engine: StorageEngine, record: PluginRecord) -> StorageEngine:
@@ -196,6 +201,13 @@ def guard_handler(handler: WatchHandler, record: PluginRecord) -> WatchHandler:
         return handle
 
     return replace(handler, create=create)
+
+
+def guard_sink(sink: ChangeSink, record: PluginRecord) -> ChangeSink:
+    async def deliver(changes: Sequence[Change]) -> None:
+        await record.call("registry_change_sinks", sink.deliver, changes, limit_s=DELIVERY_LIMIT_S)
+
+    return replace(sink, deliver=deliver)
 
 
 def guard_route(route: HttpRoute, record: PluginRecord) -> HttpRoute:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -54,10 +55,13 @@ class LeaderDuties:
         consensus: Consensus,
         *,
         autopilot: AutopilotSettings = DEFAULT_SETTINGS,
+        more: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         """The pool is that of this server alone until `attach` hands in another. `autopilot` holds
-        until an operator sets something else."""
+        until an operator sets something else. `more` is further work, begun and ended with the
+        rest."""
         self._machine = machine
+        self._more = more
         self._autopilot_default = autopilot
         self._proposer = proposer
         self._pool: MemberPool = LonePool(facts.as_member())
@@ -150,6 +154,8 @@ class LeaderDuties:
             group.create_task(self._reap())
             group.create_task(self.reconciler.run())
             group.create_task(self.autopilot.run())
+            for work in self._more:
+                group.create_task(work())
 
     async def _keep_timers(self) -> None:
         """Time the sessions of the state that there is, and of each that an operator restores."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from registry.errors import NotLeader
+from registry.hooks import ChangeSink
 from registry.raft.driver import RaftDriver
 from registry.raft.membership import ChangeRejected, Remove
 from registry.raft.messages import Role
@@ -27,6 +28,7 @@ from registry.rpc.stream import Hello
 from registry.server import calls
 from registry.server.autopilot import DEFAULT_SETTINGS, AutopilotReport
 from registry.server.bootstrap import Bootstrap, PeersAnswer, peers_answer
+from registry.server.change_feed import ChangeFeed, Show
 from registry.server.endpoint import Endpoint
 from registry.server.forwarding import NOT_YET, Forwarding
 from registry.server.leader import LeaderDuties
@@ -74,6 +76,9 @@ class Server:
         machine: StateMachine,
         driver: RaftDriver,
         network: ServerNetwork | None = None,
+        *,
+        sinks: Sequence[ChangeSink] = (),
+        show: Show = msgspec.to_builtins,
     ) -> None:
         """`network` is the one that `driver` has its transport from; None: a server without peers
         that nobody can call."""
@@ -82,8 +87,15 @@ class Server:
         self.driver = driver
         self.network = network
         self.reads = Reads(machine, driver, hold_timeout_s=settings.hold_timeout_s)
+        #: Tells plugins what changes; None where none wants to know.
+        self.feed = ChangeFeed(machine, self, sinks, show) if sinks else None
         self.duties = LeaderDuties(
-            settings.facts, machine, self, driver, autopilot=settings.autopilot
+            settings.facts,
+            machine,
+            self,
+            driver,
+            autopilot=settings.autopilot,
+            more=(self.feed.lead,) if self.feed else (),
         )
         self.bootstrap = Bootstrap(
             expect=settings.bootstrap_expect,
@@ -111,6 +123,8 @@ class Server:
             group.create_task(self.driver.run())
             group.create_task(self.duties.run())
             group.create_task(self.bootstrap.run())
+            if self.feed is not None:
+                group.create_task(self.feed.run())
 
     def attach(self, pool: MemberPool) -> None:
         """Follow this gossip pool from now on; until then the server is a pool of its own."""

@@ -68,6 +68,13 @@ def max_index(reader: Reader, *names: str) -> int:
     return found
 
 
+class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who asked for a write, for those who follow changes; nothing depends on it."""
+
+    client: str = ""  # the address of an HTTP client
+    reason: str = ""  # what the client said it does it for
+
+
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     """One typed change. `apply` depends on nothing but the transaction (style, section 9).
 
@@ -79,6 +86,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults
 
     #: The leader's wall clock when it proposed the command, in ms since 1970; 0 = not yet stamped.
     now_ms: int = 0
+    origin: Origin | None = None
 
     def stamped(self, now_ms: int) -> Command:
         """A copy with the leader's wall-clock time and fresh ids filled in."""

@@ -39,7 +39,7 @@ REAP_MAX: Final = 1024
 
 _INDEX = "kvs"
 
-_ENTRIES = STATE + encode_parts("kv")
+ENTRIES = STATE + encode_parts("kv")
 _TOMBSTONES = STATE + encode_parts("kv-tombstones")
 _TREES = STATE + encode_parts("kv-trees")
 _DELAYS = STATE + encode_parts("kv-delays")
@@ -86,12 +86,12 @@ _decode_tombstone = msgspec.msgpack.Decoder(Tombstone).decode
 
 
 def get_entry(reader: Reader, key: bytes) -> KvEntry | None:
-    raw = reader.get(_ENTRIES + key)
+    raw = reader.get(ENTRIES + key)
     return None if raw is None else _decode_entry(raw)
 
 
 def list_entries(reader: Reader, prefix: bytes) -> Iterator[KvPair]:
-    for key, raw in _scan(reader, _ENTRIES, prefix):
+    for key, raw in _scan(reader, ENTRIES, prefix):
         yield key, _decode_entry(raw)
 
 
@@ -170,7 +170,7 @@ def put_entry(
         return existing
     create_index = existing.create_index if existing is not None else tx.index
     entry = KvEntry(tx.index, create_index, flags, lock_index, session, value)
-    tx.put(_ENTRIES + key, _encode(entry))
+    tx.put(ENTRIES + key, _encode(entry))
     _move_lock(tx, key, existing.session if existing is not None else "", session)
     tx.raise_index(_INDEX)
     tx.touch(kv_topic(key))
@@ -209,7 +209,7 @@ def delete_tree(tx: Transaction, prefix: bytes) -> None:
 
 
 def _remove(tx: Transaction, key: bytes, existing: KvEntry) -> None:
-    tx.delete(_ENTRIES + key)
+    tx.delete(ENTRIES + key)
     _move_lock(tx, key, existing.session, "")
     tx.raise_index(_INDEX)
     tx.touch(kv_topic(key))
@@ -402,7 +402,7 @@ class KvKeys(Query, tag="kv-keys", frozen=True, kw_only=True):
     def run(self, reader: Reader) -> tuple[int, list[bytes]]:
         keys: list[bytes] = []
         highest = 0
-        for key, raw in _scan(reader, _ENTRIES, self.prefix):
+        for key, raw in _scan(reader, ENTRIES, self.prefix):
             highest = max(highest, _decode_entry_index(raw).modify_index)
             name = self._cut(key)
             if not keys or keys[-1] != name:

@@ -29,9 +29,11 @@ from registry.state import (
     prepared,
     restore,
     sessions,
+    sinks,
     txn,
 )
 from registry.state.base import Command, Query, Refused, Transaction
+from registry.state.changes import ChangeJournal
 from registry.state.topics import ALL, TopicHub
 from registry.storage.keys import STATE, decode_u64, encode_parts, encode_u64
 from registry.storage.store import Batch, Reader, Snapshot, Staged, Store, prefix_stop
@@ -49,6 +51,7 @@ FAMILIES: Final = (
     config_entries,
     operator,
     restore,
+    sinks,
 )
 
 _APPLIED = STATE + encode_parts("applied")
@@ -150,6 +153,14 @@ class StateMachine:
         #: How often the whole state was replaced; indexes of before mean nothing after.
         self.generation = 0
         self._applied_index = _applied_index(store)
+        #: What commands change, for those who follow it; None: nobody does.
+        self.journal: ChangeJournal | None = None
+
+    def keep_changes(self) -> ChangeJournal:
+        """Keep the changes of commands from now on."""
+        if self.journal is None:
+            self.journal = ChangeJournal(self._store, self._applied_index)
+        return self.journal
 
     @property
     def applied_index(self) -> int:
@@ -180,16 +191,30 @@ class StateMachine:
                 continue
             assert entry.index > last, f"entry {entry.index} after {last}"
             last = entry.index
-            results.append(_apply_command(tx, entry) if entry.kind == COMMAND else None)
+            results.append(self._apply_command(tx, entry) if entry.kind == COMMAND else None)
         if last > self._applied_index:
             self._write(tx, last)
         return results
 
+    def _apply_command(self, tx: Transaction, entry: LogEntry) -> Any:
+        command = decode_command(entry.data)
+        tx.begin(entry.index, command.now_ms)
+        result = command.apply(tx)
+        if isinstance(result, Refused):
+            tx.undo()
+        elif self.journal is not None:
+            self.journal.note(entry.index, tx, command.origin)
+        return result
+
     def _write(self, tx: Transaction, applied_index: int) -> None:
         batch = tx.batch()
         batch.put(_APPLIED, encode_u64(applied_index))
+        if self.journal is not None:
+            self.journal.add_to(batch, tx, applied_index)
         self._store.write(batch)
         self._applied_index = applied_index
+        if self.journal is not None:
+            self.journal.written()
         if ALL in tx.touched:
             self.generation += 1
         if tx.touched:
@@ -234,6 +259,8 @@ class StateMachine:
         self._store.replace(everything, prepared)
         self._applied_index = _applied_index(self._store)
         self.generation += 1
+        if self.journal is not None:
+            self.journal.replaced(self._applied_index)
         self.topics.publish(frozenset({ALL}))
 
     def restore(self, chunks: Iterable[bytes]) -> None:
@@ -253,15 +280,6 @@ class StateMachine:
 def _applied_index(reader: Reader) -> int:
     raw = reader.get(_APPLIED)
     return decode_u64(raw) if raw is not None else 0
-
-
-def _apply_command(tx: Transaction, entry: LogEntry) -> Any:
-    command = decode_command(entry.data)
-    tx.begin(entry.index, command.now_ms)
-    result = command.apply(tx)
-    if isinstance(result, Refused):
-        tx.undo()
-    return result
 
 
 def _payloads(snapshot: Snapshot) -> Iterator[bytes]:

@@ -138,6 +138,15 @@ class Overlay:
         else:
             self._unsorted.remove(key)
 
+    def changed_since_settled(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """Each key that was changed since `settle`, in the order of its first change, with what it
+        held before; None if it was not there."""
+        seen = set()
+        for key, was_changed, value in self._journal:
+            if key not in seen:
+                seen.add(key)
+                yield key, value if was_changed else self._below.get(key)
+
     def settle(self) -> None:
         """Give up the possibility of undoing what was changed so far; frees the journal."""
         self._journal.clear()

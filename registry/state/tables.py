@@ -50,6 +50,9 @@ class Table(Generic[T]):
         raw = reader.get(self.key(*parts))
         return None if raw is None else self._decode(raw)
 
+    def decode(self, raw: bytes) -> T:
+        return self._decode(raw)
+
     def put(self, writer: Writer, record: T, *parts: str) -> None:
         writer.put(self.key(*parts), self._encode(record))
 

@@ -6,13 +6,20 @@ import asyncio
 import dataclasses
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from registry.errors import PluginError
-from registry.hooks import CheckResult, CheckType, WatchHandler, hookimpl
+from registry.hooks import (
+    Change,
+    ChangeSink,
+    CheckResult,
+    CheckType,
+    WatchHandler,
+    hookimpl,
+)
 from registry.plugins import Plugins
 
 Definition = Any
@@ -132,6 +139,28 @@ async def test_a_check_that_reports_by_itself(plugins: Plugins) -> None:
         await runner.follow(report)
     await asyncio.sleep(0)
     assert reported == [(CheckResult("passing", "node1"), "MainThread")]
+
+
+async def test_registry_change_sinks(plugins: Plugins) -> None:
+    delivered: list[tuple[Sequence[Change], str]] = []
+
+    async def deliver(changes: Sequence[Change]) -> None:
+        delivered.append((changes, threading.current_thread().name))
+        if len(delivered) == 2:
+            raise OSError("no connection")
+
+    class Sinks:
+        @hookimpl
+        def registry_change_sinks(self) -> list[ChangeSink]:
+            return [ChangeSink(name="mine", deliver=deliver, where="server")]
+
+    plugins.add("mine", Sinks())
+    (sink,) = plugins.change_sinks()
+    changes = [Change(index=1, sequence=0, time_ms=0, kind="kv", key="a")]
+    await sink.deliver(changes)
+    assert delivered == [(changes, "plugin-mine")]
+    with pytest.raises(PluginError, match="plugin mine failed in registry_change_sinks: OSError"):
+        await sink.deliver(changes)
 
 
 async def test_a_handler_runs_on_its_plugins_loop(plugins: Plugins) -> None:
