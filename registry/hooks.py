@@ -165,6 +165,44 @@ class ChangeSink(msgspec.Struct, frozen=True, kw_only=True):
     wants_origin: bool = False
 
 
+class WriteRefused(Exception):
+    """Raised by a validator: the client is answered `status`, 400 or 403, with this text."""
+
+    def __init__(self, text: str, status: int = 400) -> None:
+        self.text, self.status = text, status
+        super().__init__(text)
+
+
+class KvWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """A write of one key, as it was asked for.
+
+    `verb` is "set", "cas", "lock", "unlock", "delete", "delete-cas" or "delete-tree" (then `key` is
+    the prefix). `value` is None where keys are deleted.
+    """
+
+    verb: str
+    key: str
+    value: bytes | None = None
+    flags: int = 0
+    origin: Origin | None = None
+
+
+class KvValidator(msgspec.Struct, frozen=True, kw_only=True):
+    """Judges writes of keys under `prefix` before they are proposed.
+
+    `validate` returns to let a write pass and raises `WriteRefused` to refuse it; it may be async,
+    or block, and has 2 seconds. In a transaction it is asked about each write, and one refusal
+    refuses all. `on_failure` says what becomes of a write when the plugin itself fails or is left
+    alone after too many failures: "allow", so that keys can be written whatever a plugin does, or
+    "refuse".
+    """
+
+    name: str
+    validate: Callable[[KvWrite], Any]
+    prefix: str = ""
+    on_failure: str = "allow"
+
+
 class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
     """`method pattern` served by an async handler from `ApiRequest` to `ApiResponse`
     (`registry.http.api`). A pattern of the core can not be replaced.
@@ -322,6 +360,15 @@ def registry_watch_handlers() -> Iterable[WatchHandler]:
 def registry_change_sinks() -> Iterable[ChangeSink]:
     """Called once at start, on servers. `deliver` is awaited on the plugin's own event loop.
     Raising: the sinks of this plugin are not there. Since 0.2."""
+    raise NotImplementedError
+
+
+@hookspec
+def registry_kv_validators() -> Iterable[KvValidator]:
+    """Called once at start, on servers. `validate` is called on the server that received the write,
+    before it is proposed: on the plugin's own event loop if it is async, else in a worker. A plugin
+    has to be on every server to see every write. Raising: the validators of this plugin are not
+    there. Since 0.2."""
     raise NotImplementedError
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +21,6 @@ from registry.agent.metrics import Metrics
 from registry.agent.node_facts import node_meta, tagged_addresses
 from registry.agent.pools import Pools, ServersView
 from registry.errors import ConfigError, RegistryError
-from registry.hooks import ChangeSink
 from registry.plugins import Plugins
 from registry.raft.disk import Identity, bootstrap, holds_raft_state
 from registry.raft.driver import RaftDriver, RaftSettings
@@ -148,9 +146,7 @@ class ServerRole:
         self._config = config
         self._store = _open_store(config, data_dir, plugins)
         try:
-            self.server = _make_server(
-                config, node_id, data_dir, self._store, plugins.change_sinks(), show_record
-            )
+            self.server = _make_server(config, node_id, data_dir, self._store, plugins, show_record)
         except BaseException:
             self._store.close()
             raise
@@ -210,7 +206,7 @@ def _make_server(
     node_id: str,
     data_dir: Path | None,
     store: Store,
-    sinks: Sequence[ChangeSink],
+    plugins: Plugins,
     show_record: Show,
 ) -> Server:
     address = f"{config.advertise_addr}:{config.ports.server}"
@@ -245,7 +241,15 @@ def _make_server(
         autopilot=configured_autopilot(config),
         bootstrap_expect=0 if config.bootstrap else config.bootstrap_expect,
     )
-    return Server(settings, machine, driver, network, sinks=sinks, show=show_record)
+    return Server(
+        settings,
+        machine,
+        driver,
+        network,
+        sinks=plugins.change_sinks(),
+        validators=plugins.kv_validators(),
+        show=show_record,
+    )
 
 
 def _network(config: AgentConfig, node_id: str) -> ServerNetwork:

@@ -9,7 +9,7 @@ from typing import Any, Final, NotRequired, TypedDict
 
 import msgspec
 
-from registry.http import params
+from registry.http import errors, params
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -157,9 +157,8 @@ async def run(request: ApiRequest) -> ApiResponse:
     operations = _operations(request, await _decoded(request))
     if any(map(is_write, operations)):
         params.datacenter(request)
-        outcome: TxnOutcome = await request.agent.write(
-            with_origin(request, Txn(operations=operations))
-        )
+        command = with_origin(request, Txn(operations=operations))
+        outcome: TxnOutcome = errors.check(await request.agent.write(command))
         return json_response(_outcome_json(outcome), status=_status(outcome))
     options = params.read_options(request)
     meta = await request.agent.read(TxnRead(operations=operations), options)

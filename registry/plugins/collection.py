@@ -19,6 +19,7 @@ from registry.hooks import (
     CliCommand,
     DefinitionSource,
     HttpRoute,
+    KvValidator,
     StorageEngine,
     WatchHandler,
 )
@@ -255,6 +256,14 @@ class Plugins:
     def change_sinks(self) -> list[ChangeSink]:
         return self._collect(
             "registry_change_sinks", ChangeSink, lambda sink: sink.name, guards.guard_sink
+        )
+
+    def kv_validators(self) -> list[KvValidator]:
+        return self._collect(
+            "registry_kv_validators",
+            KvValidator,
+            lambda validator: validator.name,
+            guards.guard_validator,
         )
 
     def http_routes(self) -> list[HttpRoute]:

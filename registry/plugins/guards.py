@@ -28,8 +28,11 @@ from registry.hooks import (
     CliCommand,
     DefinitionSource,
     HttpRoute,
+    KvValidator,
+    KvWrite,
     StorageEngine,
     WatchHandler,
+    WriteRefused,
 )
 from registry.plugins.record import PluginRecord
 
@@ -42,6 +45,9 @@ MAKE_LIMIT_S = 0.02
 
 #: Running a watch handler once.
 HANDLER_LIMIT_S = 60.0
+
+#: Judging one write; whoever writes waits for it.
+VALIDATE_LIMIT_S = 2.0
 
 #: Delivering one batch of changes.
 DELIVERY_LIMIT_S = 60.0
@@ -208,6 +214,22 @@ def guard_sink(sink: ChangeSink, record: PluginRecord) -> ChangeSink:
         await record.call("registry_change_sinks", sink.deliver, changes, limit_s=DELIVERY_LIMIT_S)
 
     return replace(sink, deliver=deliver)
+
+
+def guard_validator(validator: KvValidator, record: PluginRecord) -> KvValidator:
+    """Its `validate` becomes async, and raises nothing but `WriteRefused`."""
+    hook = "registry_kv_validators"
+
+    async def validate(write: KvWrite) -> None:
+        try:
+            await record.call_guarded(
+                hook, validator.validate, write, limit_s=VALIDATE_LIMIT_S, passes=(WriteRefused,)
+            )
+        except RegistryError as problem:
+            if validator.on_failure != "allow":
+                raise WriteRefused(f"the write could not be judged: {problem}", 403) from problem
+
+    return replace(validator, validate=validate)
 
 
 def guard_route(route: HttpRoute, record: PluginRecord) -> HttpRoute:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from registry.errors import NotLeader
-from registry.hooks import ChangeSink
+from registry.hooks import ChangeSink, KvValidator
 from registry.raft.driver import RaftDriver
 from registry.raft.membership import ChangeRejected, Remove
 from registry.raft.messages import Role
@@ -43,6 +43,7 @@ from registry.server.members import (
 from registry.server.network import ServerNetwork
 from registry.server.reads import Reads
 from registry.server.reconcile import LocalServerFacts
+from registry.server.validation import Validation
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 from registry.state.machine import StateMachine, encode_command
@@ -78,6 +79,7 @@ class Server:
         network: ServerNetwork | None = None,
         *,
         sinks: Sequence[ChangeSink] = (),
+        validators: Sequence[KvValidator] = (),
         show: Show = msgspec.to_builtins,
     ) -> None:
         """`network` is the one that `driver` has its transport from; None: a server without peers
@@ -89,6 +91,7 @@ class Server:
         self.reads = Reads(machine, driver, hold_timeout_s=settings.hold_timeout_s)
         #: Tells plugins what changes; None where none wants to know.
         self.feed = ChangeFeed(machine, self, sinks, show) if sinks else None
+        self._validation = Validation(validators) if validators else None
         self.duties = LeaderDuties(
             settings.facts,
             machine,
@@ -158,6 +161,8 @@ class Server:
 
         Only what was refused before it was appended is tried again; an unknown outcome is told.
         """
+        if self._validation is not None and (refused := await self._validation.judge(command)):
+            return refused
         try:
             return await self.propose(command)
         except (NotLeader, *NOT_YET):
