@@ -218,6 +218,75 @@ class HttpRoute(msgspec.Struct, frozen=True, kw_only=True):
     limit_s: float = 60.0
 
 
+class Identity(msgspec.Struct, frozen=True):
+    """Who makes a request, as an auth method knows them."""
+
+    name: str
+    roles: tuple[str, ...] = ()
+
+
+class AccessDenied(Exception):
+    """Raised by an auth method or a middleware: the client is answered `status`, 401 or 403, with
+    this text."""
+
+    def __init__(self, text: str, status: int = 403) -> None:
+        self.text, self.status = text, status
+        super().__init__(text)
+
+
+class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to the agent's HTTP API as plugins around it see it, without its body.
+
+    `path` is decoded, `query` as it came; names of `headers` are in lower case. `identity` is what
+    the auth methods found, None for an anonymous client.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    client: str
+    identity: Identity | None = None
+
+
+class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer as plugins around the API see it. `headers` are those beside `Content-Type`."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class HttpMiddleware(msgspec.Struct, frozen=True, kw_only=True):
+    """Something around the requests whose path begins with `prefix`.
+
+    `before` gives an answer in place of the API's, or None to let the request go on; it may raise
+    `AccessDenied`. `after` gives another answer in place of the one it is shown, or None to leave
+    it; answers that are streamed are not shown. Each may be async, or block, and has 5 seconds,
+    which clients wait for. What fails is left out.
+    """
+
+    name: str
+    prefix: str = "/v1/"
+    before: Callable[[HttpCall], Any] | None = None
+    after: Callable[[HttpCall, HttpAnswer], Any] | None = None
+
+
+class AuthMethod(msgspec.Struct, frozen=True, kw_only=True):
+    """Tells who makes a request.
+
+    `authenticate` gives an `Identity`, None when the request has nothing that this method knows
+    (then the next one is asked, and a request that none knows is anonymous), or raises
+    `AccessDenied` for credentials that are wrong. It may be async, or block, and has 5 seconds.
+    With `required` nothing is served while the method itself fails; without, it is left out then.
+    """
+
+    name: str
+    authenticate: Callable[[HttpCall], Any]
+    required: bool = False
+
+
 class CliCommand(msgspec.Struct, frozen=True, kw_only=True):
     """A command `registry NAME` (NAME may hold spaces: "history diff").
 
@@ -376,6 +445,23 @@ def registry_kv_validators() -> Iterable[KvValidator]:
 def registry_http_routes() -> Iterable[HttpRoute]:
     """Called once when the HTTP server is made. A handler that raises gives a 500 that names the
     plugin."""
+    raise NotImplementedError
+
+
+@hookspec
+def registry_http_middleware() -> Iterable[HttpMiddleware]:
+    """Called once when the HTTP server is made, on every agent. Of several, the first to be loaded
+    is outermost. Its functions run on the plugin's own event loop if they are async, else in a
+    worker. Raising: the middleware of this plugin is not there. Since 0.2."""
+    raise NotImplementedError
+
+
+@hookspec
+def registry_auth_methods() -> Iterable[AuthMethod]:
+    """Called once when the HTTP server is made, on every agent. Methods are asked in the order of
+    loading, before any middleware, and for every request: an agent behind which writes are to be
+    authenticated has to have the plugin itself. They run as middleware does. Raising: the methods
+    of this plugin are not there. Since 0.2."""
     raise NotImplementedError
 
 

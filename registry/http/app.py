@@ -36,6 +36,7 @@ from registry.http.api import HttpError
 from registry.http.plugin_routes import add_plugin_routes
 from registry.http.rim import Incoming, Rim, encode_headers
 from registry.http.routing import Router
+from registry.http.surroundings import Surroundings
 
 logger = logging.getLogger("registry.http")
 
@@ -76,9 +77,11 @@ def create_rim(agent: AgentFacade) -> Rim:
     """The router over all families and plugins, with the rules of the rim around it."""
     router = Router(family.routes for family in FAMILIES)
     router.include(openapi.routes_of(router))
+    surroundings = None
     if agent.plugins is not None:
         add_plugin_routes(router, agent.plugins.http_routes())
-    return Rim(agent, router)
+        surroundings = Surroundings(agent.plugins.auth_methods(), agent.plugins.http_middleware())
+    return Rim(agent, router, surroundings)
 
 
 def create_app(agent: AgentFacade, rim: Rim | None = None) -> Starlette:

@@ -36,6 +36,7 @@ from registry.http.routing import (
     is_printable,
     location,
 )
+from registry.http.surroundings import Surroundings
 
 logger = logging.getLogger("registry.http")
 
@@ -80,9 +81,13 @@ class Incoming:
 class Rim:
     """The rules around the handlers of one agent."""
 
-    def __init__(self, agent: AgentFacade, router: Router) -> None:
+    def __init__(
+        self, agent: AgentFacade, router: Router, surroundings: Surroundings | None = None
+    ) -> None:
         self.agent = agent
         self.router = router
+        # None without any, so that a request is not asked about plugins.
+        self._surroundings = surroundings or None
         self.cache = AnswerCache()
         self._timers: dict[tuple[str, str], Timer] = {}
         self.configure(agent)
@@ -143,7 +148,14 @@ class Rim:
             cache=self.cache,
         )
         try:
-            response = await self._handle(request, match.endpoint)
+            if self._surroundings is None:
+                response = await self._handle(request, match.endpoint)
+            else:
+                response = await self._surroundings.answer(
+                    request,
+                    incoming.query,
+                    lambda: self._handle_safely(request, incoming, match.endpoint),
+                )
         except Exception as problem:  # the rim of a request: whatever went wrong, it is answered
             self._log_error(request, incoming, problem)
             response = to_response(problem)
@@ -152,6 +164,15 @@ class Rim:
         if logger.isEnabledFor(logging.DEBUG):
             self._log_finished(request, incoming, took_ns)
         return self._finish(response, pretty, incoming.headers.get("accept-encoding"))
+
+    async def _handle_safely(
+        self, request: ApiRequest, incoming: Incoming, endpoint: Endpoint
+    ) -> ApiResponse:
+        try:
+            return await self._handle(request, endpoint)
+        except Exception as problem:  # as in `_serve`
+            self._log_error(request, incoming, problem)
+            return to_response(problem)
 
     async def _handle(self, request: ApiRequest, endpoint: Endpoint) -> ApiResponse:
         if self._blocked and request.path.startswith(self._blocked):

@@ -14,10 +14,12 @@ import pluggy
 from registry import hooks
 from registry.errors import ConfigError, PluginError, RegistryError
 from registry.hooks import (
+    AuthMethod,
     ChangeSink,
     CheckType,
     CliCommand,
     DefinitionSource,
+    HttpMiddleware,
     HttpRoute,
     KvValidator,
     StorageEngine,
@@ -272,6 +274,16 @@ class Plugins:
             HttpRoute,
             lambda route: f"{route.method.upper()} {route.pattern}",
             guards.guard_route,
+        )
+
+    def http_middleware(self) -> list[HttpMiddleware]:
+        return self._collect(
+            "registry_http_middleware", HttpMiddleware, lambda it: it.name, guards.guard_middleware
+        )
+
+    def auth_methods(self) -> list[AuthMethod]:
+        return self._collect(
+            "registry_auth_methods", AuthMethod, lambda method: method.name, guards.guard_auth
         )
 
     def cli_commands(self) -> list[CliCommand]:

@@ -20,6 +20,8 @@ from msgspec.structs import replace
 
 from registry.errors import ConfigError, PluginError, RegistryError
 from registry.hooks import (
+    AccessDenied,
+    AuthMethod,
     Change,
     ChangeSink,
     CheckResult,
@@ -27,7 +29,11 @@ from registry.hooks import (
     CheckType,
     CliCommand,
     DefinitionSource,
+    HttpAnswer,
+    HttpCall,
+    HttpMiddleware,
     HttpRoute,
+    Identity,
     KvValidator,
     KvWrite,
     StorageEngine,
@@ -45,6 +51,9 @@ MAKE_LIMIT_S = 0.02
 
 #: Running a watch handler once.
 HANDLER_LIMIT_S = 60.0
+
+#: What stands around a request; its client waits for it.
+AROUND_LIMIT_S = 5.0
 
 #: Judging one write; whoever writes waits for it.
 VALIDATE_LIMIT_S = 2.0
@@ -257,6 +266,56 @@ async def _fetched(
 
     while (chunk := await record.call("stream", next_chunk, limit_s=limit_s)) is not None:
         yield chunk
+
+
+def guard_middleware(middleware: HttpMiddleware, record: PluginRecord) -> HttpMiddleware:
+    """Its functions become async, and raise nothing but `AccessDenied`; they give None instead."""
+    hook = "registry_http_middleware"
+
+    def guarded(function: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        if function is None:
+            return None
+
+        async def call(*arguments: Any) -> HttpAnswer | None:
+            try:
+                answer: object = await record.call_guarded(
+                    hook, function, *arguments, limit_s=AROUND_LIMIT_S, passes=(AccessDenied,)
+                )
+            except RegistryError:
+                return None
+            if answer is None or isinstance(answer, HttpAnswer):
+                return answer
+            record.failed(hook, f"gave {type(answer).__name__}, expected HttpAnswer or None")
+            record.count_failure(hook)
+            return None
+
+        return call
+
+    return replace(middleware, before=guarded(middleware.before), after=guarded(middleware.after))
+
+
+def guard_auth(method: AuthMethod, record: PluginRecord) -> AuthMethod:
+    """Its function becomes async, and raises nothing but `AccessDenied`."""
+    hook = "registry_auth_methods"
+
+    async def authenticate(call: HttpCall) -> Identity | None:
+        try:
+            return await ask(call)
+        except RegistryError as problem:
+            if method.required:
+                raise AccessDenied(f"nobody can be authenticated now: {problem}") from problem
+            return None
+
+    async def ask(call: HttpCall) -> Identity | None:
+        identity: object = await record.call_guarded(
+            hook, method.authenticate, call, limit_s=AROUND_LIMIT_S, passes=(AccessDenied,)
+        )
+        if identity is None or isinstance(identity, Identity):
+            return identity
+        record.count_failure(hook)
+        raise record.failed(hook, f"gave {type(identity).__name__}, expected Identity or None")
+
+    return replace(method, authenticate=authenticate)
 
 
 def guard_command(command: CliCommand, record: PluginRecord) -> CliCommand:

@@ -35,7 +35,13 @@ async def local(clock: ManualClock) -> LocalState:
 
 @pytest.fixture
 async def api(serve: Serve, local: LocalState) -> AsyncIterator[httpx.AsyncClient]:
-    plugins = SimpleNamespace(check_types=builtin_check_types, http_routes=list, report=dict)
+    plugins = SimpleNamespace(
+        check_types=builtin_check_types,
+        http_routes=list,
+        auth_methods=list,
+        http_middleware=list,
+        report=dict,
+    )
     server = await serve(local=local, plugins=plugins, backend=local._backend)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}/v1") as client:
         yield client
@@ -185,7 +191,9 @@ async def test_scripts_are_refused_unless_enabled(serve: Serve, clock: ManualClo
     from registry.agent.local import LocalSettings
 
     local = make_local(clock, settings=LocalSettings(scripts_from_files=True))
-    plugins = SimpleNamespace(check_types=list, http_routes=list, report=dict)
+    plugins = SimpleNamespace(
+        check_types=list, http_routes=list, auth_methods=list, http_middleware=list, report=dict
+    )
     server = await serve(local=local, plugins=plugins)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}/v1") as api:
         body = {"Name": "c", "Args": ["true"], "Interval": "10s"}

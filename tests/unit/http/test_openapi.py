@@ -212,7 +212,13 @@ async def handlers() -> Handlers:
     clock, backend = ManualClock(), InstantBackend()
     local = make_local(clock, backend=backend)
     make_sync(local, backend, clock)
-    plugins = SimpleNamespace(check_types=builtin_check_types, http_routes=list, report=list)
+    plugins = SimpleNamespace(
+        check_types=builtin_check_types,
+        http_routes=list,
+        auth_methods=list,
+        http_middleware=list,
+        report=list,
+    )
     facade = make_facade(local=local, plugins=plugins, backend=backend)
     router = core()
     return Handlers(facade, *(family.routes for family in FAMILIES), openapi.routes_of(router))
