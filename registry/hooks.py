@@ -100,6 +100,49 @@ class DefinitionSource(msgspec.Struct, frozen=True, kw_only=True):
     load: Callable[[Path, str], Mapping[str, Any]]
 
 
+class ServiceTransform(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes definitions of services before this agent registers them.
+
+    `transform` gets a definition as the body of `/v1/agent/service/register` (fields at their
+    defaults are left out) and where it comes from, "file" or "http"; it gives the definition to
+    register in its place. It may block, and has 2 seconds. What fails, or gives no valid
+    definition, leaves the definition as it was. Several are applied in the order of loading.
+    """
+
+    name: str
+    transform: Callable[[dict[str, Any], str], Mapping[str, Any]]
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """What one series of the agent's metrics came to in an interval.
+
+    `kind` is "gauge" (then `value` counts), "counter" or "sample" (then the others do; samples are
+    milliseconds).
+    """
+
+    kind: str
+    name: str
+    labels: Mapping[str, str]
+    value: float = 0.0
+    count: int = 0
+    total: float = 0.0
+    lowest: float = 0.0
+    highest: float = 0.0
+    mean: float = 0.0
+
+
+class MetricsSink(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is told the agent's metrics every `interval_s` seconds, 10 at least.
+
+    `deliver` gets the last interval's; it may be async, or block, and has 10 seconds. What it
+    misses is not told again.
+    """
+
+    name: str
+    deliver: Callable[[Sequence[Metric]], Any]
+    interval_s: float = 10.0
+
+
 class WatchHandler(msgspec.Struct, frozen=True, kw_only=True):
     """Something a watch can call. `key` is the watch definition's field that selects it ("args",
     "http_handler_config"); `create` gets the `WatchDefinition` and gives the function to call with
@@ -416,6 +459,21 @@ def registry_check_types() -> Iterable[CheckType]:
 def registry_definition_sources() -> Iterable[DefinitionSource]:
     """Called once at start and by `registry validate`, before configuration files are read.
     Raising: files of these formats are not read."""
+    raise NotImplementedError
+
+
+@hookspec
+def registry_service_transforms() -> Iterable[ServiceTransform]:
+    """Called once at start, on every agent, before configuration files are read. `transform` runs
+    in a worker of the plugin, when files are read and when a service is registered over HTTP.
+    Raising: the transforms of this plugin are not there. Since 0.2."""
+    raise NotImplementedError
+
+
+@hookspec
+def registry_metrics_sinks() -> Iterable[MetricsSink]:
+    """Called once at start, on every agent. `deliver` is awaited on the plugin's own event loop, or
+    runs in a worker. Raising: the sinks of this plugin are not there. Since 0.2."""
     raise NotImplementedError
 
 

@@ -36,8 +36,10 @@ from registry.agent.definition_rules import (
 from registry.agent.definitions import CheckDefinition, ServiceDefinition, WatchDefinition
 from registry.agent.flags import COMMAND_LINE, AgentFlags, parse_agent_flags
 from registry.agent.formats import FORMATS, load_hcl
+from registry.agent.transforms import transformed_now
 from registry.errors import ConfigError
 from registry.hooks import CheckType, DefinitionSource, WatchHandler
+from registry.plugins.guards import GuardedTransform
 from registry.plugins.settings import PluginSelection
 
 T = TypeVar("T")
@@ -49,6 +51,7 @@ class Extensions(Protocol):
     def definition_sources(self) -> Iterable[DefinitionSource]: ...
     def check_types(self) -> Iterable[CheckType]: ...
     def watch_handlers(self) -> Iterable[WatchHandler]: ...
+    def service_transforms(self) -> Sequence[GuardedTransform]: ...
     def judged_settings(self, given: Mapping[str, Any]) -> dict[str, msgspec.Struct]: ...
 
 
@@ -261,6 +264,7 @@ class _Definitions:
     def __init__(self, config: AgentConfig, plugins: Extensions | None) -> None:
         self._config = config
         self._check_types = [kind.key for kind in plugins.check_types()] if plugins else []
+        self._transforms = plugins.service_transforms() if plugins else ()
         self._handlers = [kind.key for kind in plugins.watch_handlers()] if plugins else []
         self._origins: dict[tuple[str, str], str] = {}
         self.services: dict[str, ServiceDefinition] = {}
@@ -286,6 +290,7 @@ class _Definitions:
     def _service(self, source: ConfigSource, where: str, mapping: Mapping[str, Any]) -> None:
         service = read_service(mapping, source="file", where=where, check_types=self._check_types)
         validate_service(service)
+        service = transformed_now(self._transforms, service, "file", self._check_types)
         place = source.locate(where)
         service = replace(
             service,

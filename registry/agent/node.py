@@ -35,6 +35,7 @@ from registry.agent.loading import LoadedConfig, file_formats
 from registry.agent.local import LocalSettings, LocalState
 from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
+from registry.agent.metrics_sinks import MetricsFeed
 from registry.agent.node_facts import node_facts
 from registry.agent.persistence import Persistence
 from registry.agent.plugin_life import PluginLife
@@ -238,6 +239,8 @@ class Node:
             await face.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(part.run()) for part in (pools, local, sync, watches)]
+                if sinks := self.plugins.metrics_sinks():
+                    tasks.append(group.create_task(MetricsFeed(self._metrics, sinks).run()))
                 if not config.disable_coordinates:
                     tasks.append(group.create_task(self._coordinates(facade, pools).run()))
                 if not config.disable_remote_exec:

@@ -20,6 +20,7 @@ from registry.agent.definition_rules import DefinitionRefused, service_warnings,
 from registry.agent.definitions import ServiceDefinition
 from registry.agent.local import LocalCheck, LocalService, LocalState, logger
 from registry.agent.services import is_maintenance_id
+from registry.agent.transforms import transformed
 from registry.errors import ConfigError
 from registry.http.agent_maintenance import wants_enabled
 from registry.http.api import (
@@ -351,6 +352,9 @@ async def register(request: ApiRequest) -> ApiResponse:
 
 async def _read_definition(request: ApiRequest) -> ServiceDefinition:
     definition = await read_definition(request, read_service, validate_service)
+    if transforms := request.agent.plugins.service_transforms():
+        check_types = plugin_check_keys(request)
+        definition = await transformed(transforms, definition, "http", check_types)
     for warning in service_warnings(definition):
         logger.warning("%s", warning)
     return definition

@@ -22,6 +22,8 @@ from registry.hooks import (
     HttpMiddleware,
     HttpRoute,
     KvValidator,
+    MetricsSink,
+    ServiceTransform,
     StorageEngine,
     WatchHandler,
 )
@@ -241,6 +243,20 @@ class Plugins:
             DefinitionSource,
             lambda it: it.suffix,
             guards.guard_source,
+        )
+
+    def service_transforms(self) -> list[guards.GuardedTransform]:
+        found = self._collect(
+            "registry_service_transforms",
+            ServiceTransform,
+            lambda transform: transform.name,
+            guards.guard_transform,
+        )
+        return [each for each in found if isinstance(each, guards.GuardedTransform)]
+
+    def metrics_sinks(self) -> list[MetricsSink]:
+        return self._collect(
+            "registry_metrics_sinks", MetricsSink, lambda sink: sink.name, guards.guard_metrics
         )
 
     def watch_handler(self, key: str) -> WatchHandler | None:

@@ -36,6 +36,9 @@ from registry.hooks import (
     Identity,
     KvValidator,
     KvWrite,
+    Metric,
+    MetricsSink,
+    ServiceTransform,
     StorageEngine,
     WatchHandler,
     WriteRefused,
@@ -55,11 +58,19 @@ HANDLER_LIMIT_S = 60.0
 #: What stands around a request; its client waits for it.
 AROUND_LIMIT_S = 5.0
 
+#: Changing one definition; whoever registers waits for it.
+TRANSFORM_LIMIT_S = 2.0
+
+#: Telling the metrics of one interval.
+METRICS_LIMIT_S = 10.0
+
 #: Judging one write; whoever writes waits for it.
 VALIDATE_LIMIT_S = 2.0
 
 #: Delivering one batch of changes.
 DELIVERY_LIMIT_S = 60.0
+
+_TRANSFORMS = "registry_service_transforms"
 
 
 def guard_engine(engine: StorageEngine, record: PluginRecord) -> StorageEngine:
@@ -239,6 +250,55 @@ def guard_validator(validator: KvValidator, record: PluginRecord) -> KvValidator
                 raise WriteRefused(f"the write could not be judged: {problem}", 403) from problem
 
     return replace(validator, validate=validate)
+
+
+class GuardedTransform(ServiceTransform, frozen=True, kw_only=True):
+    """A transform of a plugin; what fails gives the definition back as it was."""
+
+    record: PluginRecord
+
+    def now(self, definition: dict[str, Any], source: str) -> dict[str, Any]:
+        """Where no event loop runs yet, or in a thread that may wait."""
+        try:
+            changed = self.record.call_now(
+                _TRANSFORMS, self.transform, dict(definition), source, limit_s=TRANSFORM_LIMIT_S
+            )
+        except RegistryError:
+            return definition
+        return self._checked(changed, definition)
+
+    async def soon(self, definition: dict[str, Any], source: str) -> dict[str, Any]:
+        """On the agent's loop."""
+        try:
+            changed = await self.record.call_guarded(
+                _TRANSFORMS, self.transform, dict(definition), source, limit_s=TRANSFORM_LIMIT_S
+            )
+        except RegistryError:
+            return definition
+        return self._checked(changed, definition)
+
+    def refuse(self, problem: Exception) -> None:
+        """What it gave is no definition."""
+        self.record.failed(_TRANSFORMS, problem)
+
+    def _checked(self, changed: object, definition: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(changed, Mapping):
+            return dict(changed)
+        self.record.failed(_TRANSFORMS, f"gave {type(changed).__name__}, expected a mapping")
+        return definition
+
+
+def guard_transform(transform: ServiceTransform, record: PluginRecord) -> ServiceTransform:
+    return GuardedTransform(name=transform.name, transform=transform.transform, record=record)
+
+
+def guard_metrics(sink: MetricsSink, record: PluginRecord) -> MetricsSink:
+    async def deliver(metrics: Sequence[Metric]) -> None:
+        await record.call_guarded(
+            "registry_metrics_sinks", sink.deliver, metrics, limit_s=METRICS_LIMIT_S
+        )
+
+    return replace(sink, deliver=deliver)
 
 
 def guard_route(route: HttpRoute, record: PluginRecord) -> HttpRoute:
