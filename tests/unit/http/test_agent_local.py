@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-from registry.agent.checks import builtin_check_types
 from registry.agent.local import LocalState
 from registry.http.server import HttpServer
+from registry.plugins import Plugins
 from registry.testing.consensus import InstantBackend
 from registry.testing.local_agent import make_local, make_sync
 from registry.testing.manual_clock import ManualClock
@@ -35,13 +34,7 @@ async def local(clock: ManualClock) -> LocalState:
 
 @pytest.fixture
 async def api(serve: Serve, local: LocalState) -> AsyncIterator[httpx.AsyncClient]:
-    plugins = SimpleNamespace(
-        check_types=builtin_check_types,
-        http_routes=list,
-        auth_methods=list,
-        http_middleware=list,
-        report=dict,
-    )
+    plugins = Plugins.load()
     server = await serve(local=local, plugins=plugins, backend=local._backend)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}/v1") as client:
         yield client
@@ -191,9 +184,7 @@ async def test_scripts_are_refused_unless_enabled(serve: Serve, clock: ManualClo
     from registry.agent.local import LocalSettings
 
     local = make_local(clock, settings=LocalSettings(scripts_from_files=True))
-    plugins = SimpleNamespace(
-        check_types=list, http_routes=list, auth_methods=list, http_middleware=list, report=dict
-    )
+    plugins = Plugins()
     server = await serve(local=local, plugins=plugins)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}/v1") as api:
         body = {"Name": "c", "Args": ["true"], "Interval": "10s"}

@@ -4,7 +4,6 @@ import asyncio
 import io
 import logging
 import tarfile
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,6 +17,7 @@ from registry.errors import ConfigError
 from registry.http.agent_info import shown_config
 from registry.http.limits import Deadlines
 from registry.http.server import HttpServer
+from registry.plugins import Plugins
 from registry.server.autopilot import AutopilotReport, ServerHealth
 from registry.state.coordinates import Coordinate
 from registry.testing.consensus import InstantBackend
@@ -124,9 +124,10 @@ async def test_reload_and_leave_do_what_the_agent_does(serve: Any) -> None:
 
 
 async def test_plugins_are_reported(serve: Any) -> None:
-    plugins = SimpleNamespace(report=lambda: [{"Name": "p"}], http_routes=list)
+    plugins = Plugins.load()
     async with session_of(await serve(plugins=plugins)) as session:
-        assert (await session.get("/v1/agent/plugins")).json() == [{"Name": "p"}]
+        (reported,) = (await session.get("/v1/agent/plugins")).json()
+    assert (reported["Name"], reported["Source"]) == ("builtin", "builtin")
 
 
 async def test_host_tells_about_the_machine(client: httpx.AsyncClient) -> None:

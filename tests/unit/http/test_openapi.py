@@ -6,7 +6,6 @@ import ast
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +14,6 @@ import pytest
 from openapi_spec_validator import validate
 
 import registry.http
-from registry.agent.checks import builtin_check_types
 from registry.hooks import HttpRoute
 from registry.http import openapi, params
 from registry.http.api import ApiRequest, ApiResponse, Parameters, Routes, text_response
@@ -24,6 +22,7 @@ from registry.http.operations import Operation, Parameter, Refusal, matches
 from registry.http.plugin_routes import add_plugin_routes
 from registry.http.routing import Endpoint, Router
 from registry.http.server import HttpServer
+from registry.plugins import Plugins
 from registry.testing.consensus import InstantBackend
 from registry.testing.handlers import Handlers
 from registry.testing.local_agent import make_local, make_sync
@@ -212,13 +211,7 @@ async def handlers() -> Handlers:
     clock, backend = ManualClock(), InstantBackend()
     local = make_local(clock, backend=backend)
     make_sync(local, backend, clock)
-    plugins = SimpleNamespace(
-        check_types=builtin_check_types,
-        http_routes=list,
-        auth_methods=list,
-        http_middleware=list,
-        report=list,
-    )
+    plugins = Plugins.load()
     facade = make_facade(local=local, plugins=plugins, backend=backend)
     router = core()
     return Handlers(facade, *(family.routes for family in FAMILIES), openapi.routes_of(router))
