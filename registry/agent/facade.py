@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from registry.agent.events import LocalEvents, UserEvent
+from registry.agent.gossip_events import EventsElsewhere
 from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
+from registry.errors import NoPath
 from registry.server.autopilot import AutopilotReport
+from registry.server.calls import DatacenterServers
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.coordinates import Coordinate
 from registry.state.dump import StateDump
@@ -123,6 +127,10 @@ class Membership(Protocol):
         """Where this node is in the network; the origin until another was measured."""
         ...
 
+    def statistics(self, *, wan: bool = False) -> dict[str, str]:
+        """The block "serf_lan" or "serf_wan" of Stats; empty when this agent is in no such pool."""
+        ...
+
     async def join(self, address: str, *, wan: bool = False) -> int:
         """Contact one address; the number of nodes reached. Raises `Unavailable`."""
         ...
@@ -136,6 +144,38 @@ class Membership(Protocol):
     ) -> list[PoolKeys]:
         """Do it in every pool this agent is in, the WAN pool first; none without encryption."""
         ...
+
+
+class Datacenters(Protocol):
+    """The way to other datacenters; names are in lower case."""
+
+    def path(self, name: str) -> Backend | None:
+        """The backend of another datacenter; None when no way there is known.
+
+        One that is given may still raise `NoPath`: an agent without data has to ask.
+        """
+        ...
+
+    async def known(self) -> list[DatacenterServers]:
+        """All datacenters, the nearest first; none where there is no pool between datacenters."""
+        ...
+
+    async def fire(self, datacenter: str, name: str, payload: bytes) -> None:
+        """Tell a user event to all agents of another datacenter. Raises `NoPath`."""
+        ...
+
+
+class NoDatacenters:
+    """The `Datacenters` of an agent that knows no other."""
+
+    def path(self, name: str) -> Backend | None:
+        return None
+
+    async def known(self) -> list[DatacenterServers]:
+        return []
+
+    async def fire(self, datacenter: str, name: str, payload: bytes) -> None:
+        raise NoPath
 
 
 class Events(Protocol):
@@ -174,6 +214,15 @@ class AgentFacade:
     events: Events = field(default_factory=LocalEvents)
     #: The agent's log as it is written, for `/v1/agent/monitor`.
     log_tap: LogTap = field(default_factory=LogTap)
+    datacenters: Datacenters = field(default_factory=NoDatacenters)
+
+    def elsewhere(self, name: str) -> AgentFacade | None:
+        """This agent as it serves requests for another datacenter; None without a way there."""
+        backend = self.datacenters.path(name)
+        if backend is None:
+            return None
+        events = EventsElsewhere(self.events, partial(self.datacenters.fire, name))
+        return replace(self, datacenter=name, backend=backend, events=events)
 
     async def write(self, command: Command) -> Any:
         return await self.backend.write(command)

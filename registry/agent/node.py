@@ -206,6 +206,7 @@ class Node:
             metrics=self._metrics,
             events=events,
             log_tap=self._tap,
+            datacenters=role.datacenters,
         )
         watches = Watches(facade, self.plugins, render=self._render_watch)
         face = self._make_face(facade)

@@ -149,6 +149,14 @@ class Pools:
         pool = self.wan if wan else self.lan
         return [] if pool is None else [_shown(member) for member in pool.members()]
 
+    def statistics(self, *, wan: bool = False) -> dict[str, str]:
+        """How a pool does; empty when this agent is not in it."""
+        pool = self.wan if wan else self.lan
+        if pool is None:
+            return {}
+        numbers = {name: str(number) for name, number in pool.statistics().items()}
+        return {**numbers, "encrypted": str(pool.is_encrypted).lower()}
+
     async def join(self, address: str, *, wan: bool = False) -> int:
         """Contact one address; the number of nodes reached. Raises `Unavailable`."""
         pool = self.wan if wan else self.lan
@@ -198,6 +206,21 @@ def _stored(found: GossipCoordinate | None) -> Coordinate:
     return Coordinate(
         vec=found.vec, error=found.error, adjustment=found.adjustment, height=found.height
     )
+
+
+class WanView:
+    """The pool between datacenters, if there is one: `registry.server.datacenters.WanPool`."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def members(self) -> Sequence[PoolMember]:
+        wan = self._pools.wan
+        return [] if wan is None else [pool_member(member) for member in wan.members()]
+
+    def coordinate(self, name: str) -> Coordinate | None:
+        found = None if self._pools.wan is None else self._pools.wan.coordinate(name)
+        return None if found is None else _stored(found)
 
 
 async def _change_keys(

@@ -16,10 +16,11 @@ from registry.agent.autopilot import configured_autopilot
 from registry.agent.client_backend import ClientBackend
 from registry.agent.config import AgentConfig
 from registry.agent.durations import MILLISECOND, SECOND
-from registry.agent.facade import Backend
+from registry.agent.facade import Backend, Datacenters
+from registry.agent.gossip_events import PREFIX
 from registry.agent.metrics import Metrics
 from registry.agent.node_facts import node_meta, tagged_addresses
-from registry.agent.pools import Pools, ServersView
+from registry.agent.pools import Pools, ServersView, WanView
 from registry.errors import ConfigError, RegistryError
 from registry.plugins import Plugins
 from registry.raft.disk import Identity, bootstrap, holds_raft_state
@@ -55,6 +56,8 @@ class Role(Protocol):
 
     @property
     def backend(self) -> Backend: ...
+    @property
+    def datacenters(self) -> Datacenters: ...
     async def run(self) -> None:
         """Serve until cancelled; a failure that the process must not survive travels out."""
         ...
@@ -95,6 +98,10 @@ class ClientRole:
 
     @property
     def backend(self) -> Backend:
+        return self._backend
+
+    @property
+    def datacenters(self) -> Datacenters:
         return self._backend
 
     async def run(self) -> None:
@@ -149,11 +156,16 @@ class ServerRole:
     def backend(self) -> Backend:
         return self.server
 
+    @property
+    def datacenters(self) -> Datacenters:
+        return self.server.datacenters
+
     async def run(self) -> None:
         await self.server.run()
 
     def follow(self, pools: Pools) -> None:
-        self.server.attach(ServersView(pools))
+        self.server.attach(ServersView(pools), WanView(pools))
+        self.server.on_fire = lambda name, payload: pools.lan.user_event(PREFIX + name, payload)
         self.server.on_elected = lambda: pools.tell_new_leader(self._config.node_name)
 
     def member_changed(self, member: PoolMember) -> None:
@@ -227,6 +239,7 @@ def _make_server(config: AgentConfig, node_id: str, data_dir: Path | None, store
         hold_timeout_s=config.performance.rpc_hold_timeout_ns / SECOND,
         autopilot=configured_autopilot(config),
         bootstrap_expect=0 if config.bootstrap else config.bootstrap_expect,
+        bootstrap=config.bootstrap or config.dev_mode,
     )
     return Server(settings, machine, driver, network)
 

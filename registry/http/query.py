@@ -383,11 +383,11 @@ async def _run(request: ApiRequest, query: Query) -> ReadResult:
 
 async def _execute(request: ApiRequest, name: str) -> ApiResponse:
     limit = _limit(request)
-    agent, near = request.agent, plain(request.query.get("near"))
+    near = plain(request.query.get("near"))
     query = ExecuteQuery(
         name=name,
         near=_near(request, near),
-        agent_node=agent.node_name,
+        agent_node=request.agent.node_name,
         connect="connect" in request.query and request.query.get("connect") != "false",
     )
     meta = await _run(request, query)
@@ -400,7 +400,7 @@ async def _execute(request: ApiRequest, name: str) -> ApiResponse:
         execution.query.service.service,
         [instance_view(each) for each in instances[: limit or None]],
         DnsView(execution.query.dns_ttl),
-        agent.datacenter,
+        request.agent.datacenter,
         0,
         0,
         meta.last_contact_ms * MILLISECOND,  # as everywhere in bodies, unlike in the header

@@ -472,6 +472,7 @@ class RaftDriver:
             "last_log_term": str(self._log.term(self._log.last_index()) or 0),
             "last_snapshot_index": str(base.index if base else 0),
             "last_snapshot_term": str(base.term if base else 0),
+            "latest_configuration": _shown(configuration),
             "latest_configuration_index": str(configuration.index),
             "messages_dropped": str(self._messages_dropped),
             "num_peers": str(len(voters) - is_voter),
@@ -811,3 +812,15 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield from _leaves(error)
         else:
             yield error
+
+
+def _shown(configuration: Configuration) -> str:
+    """A configuration on one line, as its API spells it."""
+    shown = (
+        f"{{Suffrage:{_SUFFRAGE[server.role]} ID:{server.id} Address:{server.address}}}"
+        for server in configuration.servers
+    )
+    return f"[{' '.join(shown)}]"
+
+
+_SUFFRAGE = {Role.VOTER: "Voter", Role.LEARNER: "Nonvoter"}

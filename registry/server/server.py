@@ -27,6 +27,7 @@ from registry.rpc.stream import Hello
 from registry.server import calls
 from registry.server.autopilot import DEFAULT_SETTINGS, AutopilotReport
 from registry.server.bootstrap import Bootstrap, PeersAnswer, peers_answer
+from registry.server.datacenters import Datacenters, WanPool
 from registry.server.endpoint import Endpoint
 from registry.server.forwarding import NOT_YET, Forwarding
 from registry.server.leader import LeaderDuties
@@ -63,6 +64,8 @@ class ServerSettings:
     autopilot: AutopilotSettings = DEFAULT_SETTINGS
     #: With how many servers a cluster is founded, if there is none; 0: wait to be added to one.
     bootstrap_expect: int = 0
+    #: Whether it founds one by itself.
+    bootstrap: bool = False
 
 
 class Server:
@@ -96,6 +99,12 @@ class Server:
         self.forwarding = Forwarding(
             driver, self._connections, hold_timeout_s=settings.hold_timeout_s
         )
+        facts = settings.facts
+        self.datacenters = Datacenters(
+            facts.datacenter, facts.node_name, hold_timeout_s=settings.hold_timeout_s
+        )
+        #: Called with name and payload of a user event that another datacenter has fired here.
+        self.on_fire: Callable[[str, bytes], None] | None = None
         #: Called when this server becomes the leader.
         self.on_elected: Callable[[], None] | None = None
         driver.on_role_change = self._role_changed
@@ -111,11 +120,19 @@ class Server:
             group.create_task(self.driver.run())
             group.create_task(self.duties.run())
             group.create_task(self.bootstrap.run())
+            group.create_task(self.datacenters.run())
 
-    def attach(self, pool: MemberPool) -> None:
-        """Follow this gossip pool from now on; until then the server is a pool of its own."""
+    def attach(self, pool: MemberPool, wan: WanPool | None = None) -> None:
+        """Follow these gossip pools from now on; until then the server is a pool of its own."""
         self.duties.attach(pool)
         self.bootstrap.members_changed()
+        if wan is not None:
+            self.datacenters.attach(wan)
+
+    def fire(self, name: str, payload: bytes) -> None:
+        """Tell a user event, that comes from another datacenter, to all agents of this one."""
+        if self.on_fire is not None:
+            self.on_fire(name, payload)
 
     def member_changed(self, member: PoolMember) -> None:
         """News of a member of the pool; one that it has forgotten comes as REAPED. Never waits."""
@@ -278,15 +295,11 @@ class Server:
         return {
             "consul": {
                 "acl": "disabled",
-                "bootstrap": str(len(self.driver.configuration.servers) == 1).lower(),
-                "known_datacenters": "1",
+                "bootstrap": str(self.settings.bootstrap).lower(),
+                "known_datacenters": str(self.datacenters.count),
                 "leader": str(leader).lower(),
                 "leader_addr": self.driver.leader_address,
                 "server": "true",
             },
-            "raft": {
-                **self.driver.statistics(),
-                "state": self.driver.role.value.capitalize(),
-                "num_peers": str(max(0, len(self.driver.configuration.servers) - 1)),
-            },
+            "raft": self.driver.statistics(),
         }

@@ -34,6 +34,9 @@ class OneMember:
     def coordinate(self) -> Coordinate:
         return Coordinate()
 
+    def statistics(self, *, wan: bool = False) -> dict[str, str]:
+        return {} if wan else {"members": "1"}
+
     async def join(self, address: str, *, wan: bool = False) -> int:
         raise Unavailable(f"Failed to join {address}: connection refused")
 

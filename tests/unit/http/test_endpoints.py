@@ -37,8 +37,8 @@ async def test_self_tells_who_the_agent_is(client: httpx.AsyncClient) -> None:
     body = (await client.get("/v1/agent/self")).json()
     assert body["Config"]["NodeName"] == "node1"
     assert body["Member"]["Name"] == "node1"
-    blocks = {"agent", "build", "consul", "raft", "runtime", "serf_lan", "serf_wan"}
-    assert blocks <= set(body["Stats"])
+    blocks = {"agent", "build", "consul", "runtime", "serf_lan"}
+    assert set(body["Stats"]) == blocks  # an agent without data is in no more
     assert all(isinstance(v, str) for block in body["Stats"].values() for v in block.values())
     assert body["DebugConfig"]["DefaultQueryTime"] == "5m0s"
     assert body["DebugConfig"]["Ports"]["HTTP"] == 8500
