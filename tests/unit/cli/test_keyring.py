@@ -28,7 +28,7 @@ def test_a_key_is_changed(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert cli("keyring", "-list") == (0, listed(OLD, NEW), "")
         refused = cli("keyring", f"-remove={OLD}")
         assert refused.status == 1
-        assert "LAN error: 1/1 nodes reported failure" in refused.err
+        assert "dc1 (LAN) error: 1/1 nodes reported failure" in refused.err
         assert cli("keyring", f"-use={NEW}").status == 0
         assert cli("keyring", f"-remove={OLD}").status == 0
         assert cli("keyring", "-list") == (0, listed(NEW), "")
