@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import sys
 import tarfile
 from types import SimpleNamespace
 from typing import Any
@@ -514,3 +515,19 @@ def test_defaults_of_the_deadlines_leave_time_for_pooled_connections() -> None:
 def test_an_event_without_filters_shows_empty_ones() -> None:
     shown = UserEvent(id="i", name="n").to_api()
     assert (shown["NodeFilter"], shown["Payload"]) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("debug", "profile", "status", "text"),
+    [
+        pytest.param(False, "", 401, "ACL support disabled", id="off"),
+        pytest.param(False, "cmdline", 401, "ACL support disabled", id="off, known"),
+        pytest.param(True, "heap", 404, "Unknown profile", id="unknown"),
+        pytest.param(True, "cmdline", 200, "\0".join(sys.argv), id="command line"),
+    ],
+)
+async def test_profiles(serve: Any, debug: bool, profile: str, status: int, text: str) -> None:
+    config = AgentConfig(node_name="node1", enable_debug=debug)
+    async with session_of(await serve(config=config)) as session:
+        answer = await session.get(f"/debug/pprof/{profile}")
+    assert (answer.status_code, answer.text) == (status, text)
