@@ -86,8 +86,9 @@ def create_rim(agent: AgentFacade) -> Rim:
 def add_plugin_routes(router: Router, routes: Iterable[HttpRoute]) -> None:
     """Serve plugins' routes where the core has none; what the core has stays the core's."""
     for route in routes:
+        operations = route.operations or (openapi.undescribed(route.pattern, route.handler),)
         try:
-            router.add(route.method, route.pattern, Route(route.handler, route.operations))
+            router.add(route.method, route.pattern, Route(route.handler, operations))
         except ValueError as problem:
             logger.error("Plugin route refused: error=%s", problem)
 
