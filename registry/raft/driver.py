@@ -60,6 +60,7 @@ from registry.raft.machine import Machine
 from registry.raft.membership import ConfigChange
 from registry.raft.messages import (
     AnyMessage,
+    AppendRequest,
     Configuration,
     Entry,
     EntryKind,
@@ -77,6 +78,12 @@ __all__ = ["NEVER_MS", "FollowerView", "Machine", "RaftDriver", "RaftSettings"]
 
 logger = logging.getLogger("registry.raft")
 
+
+#: A step goes on to the next thing as long as it had fewer entries than this, to write or to apply:
+#: 10 to 20 ms of work.
+_STEP_ENTRIES = 512
+#: The most that is applied in one go, but at least one entry: about as much.
+_APPLY_BYTES = 128 << 10
 
 #: What `last_contact_ms` says when no leader was ever heard: longer than any `max_stale`.
 NEVER_MS = 1 << 53
@@ -219,6 +226,7 @@ class RaftDriver:
             heartbeat_ticks=max(1, settings.election_ticks // 10),
             max_proposals=settings.proposals_max,
             max_proposal_bytes=settings.proposal_bytes_max,
+            max_apply_bytes=_APPLY_BYTES,
         )
 
     def _recover(self) -> None:
@@ -534,7 +542,9 @@ class RaftDriver:
             self._wake()
 
     async def _input(self) -> None:
-        if not self._awake:
+        if self._awake:
+            await asyncio.sleep(0)  # the last step left something; others on the loop have a turn
+        else:
             self._waker = asyncio.get_running_loop().create_future()
             await self._waker
             self._waker = None
@@ -546,23 +556,43 @@ class RaftDriver:
             self._waker.set_result(None)
 
     def _step(self) -> None:
-        """Hand all collected input to the core, then do what it wants."""
+        """Hand collected input to the core, then do what it wants.
+
+        All of it, as long as that is little. A follower that catches up has thousands of entries to
+        write and to apply: it does so in steps of some milliseconds, and answers in between.
+        """
         self._advance_clock()
         if self._failure is not None:
             raise self._failure
         if self._synced is not None:
             self._finish_sync(self._synced)
-        messages, self._messages = self._messages, []
-        for message in messages:
-            self._deliver(message)
+        self._deliver_messages()
         requests, self._requests = self._requests, []
         for request in requests:
             request()
         self._append_proposals()
         self._begin_reads()
+        entries = 0
         while self._core.has_ready():
-            self._execute(self._core.ready())
+            if entries >= _STEP_ENTRIES:
+                self._wake()
+                break
+            ready = self._core.ready()
+            entries += len(ready.entries) + len(ready.committed)
+            self._execute(ready)
         self._tell_transport()
+
+    def _deliver_messages(self) -> None:
+        entries = taken = 0
+        while taken < len(self._messages) and entries < _STEP_ENTRIES:
+            message = self._messages[taken]
+            taken += 1
+            if isinstance(message, AppendRequest):
+                entries += len(message.entries)
+            self._deliver(message)
+        del self._messages[:taken]
+        if self._messages:
+            self._wake()
 
     def _advance_clock(self) -> None:
         """Count the ticks that are due."""
