@@ -47,7 +47,10 @@ def npm_packages() -> Path:
 @pytest.fixture(scope="session")
 def go_calls() -> Path:
     """The program of `go/`, compiled."""
-    return install("go", "*", [need("go"), "test", "-c", "-o", "calls", "."]) / "calls"
+    return (
+        install("go", "*", [need("go"), "test", "-buildvcs=false", "-c", "-o", "calls", "."])
+        / "calls"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +61,10 @@ def prometheus_program() -> str:
 @pytest.fixture(scope="session")
 def prometheus_discovery() -> Path:
     """The program of `prometheus/`, compiled."""
-    return install("prometheus", "*", [need("go"), "build", "-o", "discover", "."]) / "discover"
+    return (
+        install("prometheus", "*", [need("go"), "build", "-buildvcs=false", "-o", "discover", "."])
+        / "discover"
+    )
 
 
 def need(program: str) -> str:
