@@ -29,6 +29,7 @@ from registry.server import calls
 from registry.server.autopilot import AutopilotReport
 from registry.server.datacenters import RemoteBackend, fire_elsewhere
 from registry.server.forwarding import Hold
+from registry.server.gossip_keys import KeysCall, PoolKeys
 from registry.server.server import DUMP_LIMIT_S
 from registry.server.server_list import ServerList
 from registry.state.base import Command, Query, ReadOptions, ReadResult
@@ -44,6 +45,9 @@ REBALANCE_S = (120.0, 180.0)
 #: Pause before the servers are gone through again after all of them failed; news of a server ends
 #: it at once.
 RETRY_S = 0.1
+
+#: How long all members of both pools of a large datacenter may take to answer.
+KEYS_LIMIT_S = 60.0
 
 #: How much longer than the hold time an answer may take: the way there and back.
 _WAY_S = 1.0
@@ -152,6 +156,10 @@ class ClientBackend:
 
     async def open_dump(self) -> StateDump:
         return await self._ask(lambda server: calls.open_dump(server, hop=0), waits_s=DUMP_LIMIT_S)
+
+    async def change_keys(self, call: KeysCall) -> list[PoolKeys]:
+        """Have the pools of a server do it: a client agent is not in the WAN pool."""
+        return await self._ask(lambda server: calls.change_keys(server, call), waits_s=KEYS_LIMIT_S)
 
     def statistics(self) -> dict[str, dict[str, str]]:
         return {

@@ -6,7 +6,6 @@ are executed here or forwarded to a server.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +18,7 @@ from registry.agent.metrics import Metrics
 from registry.errors import NoPath
 from registry.server.autopilot import AutopilotReport
 from registry.server.calls import DatacenterServers
+from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.coordinates import Coordinate
 from registry.state.dump import StateDump
@@ -94,28 +94,6 @@ class Member:
     delegate_min: int = 2
     delegate_max: int = 5
     delegate_current: int = 4
-
-
-class KeyOperation(enum.Enum):
-    """What is done with a gossip key, by all members of the pools."""
-
-    LIST = "list"
-    INSTALL = "install"
-    USE = "use"
-    REMOVE = "remove"
-
-
-@dataclass(frozen=True, slots=True)
-class PoolKeys:
-    """What one pool said to a key operation: keys in base64, with how many nodes have them."""
-
-    wan: bool
-    nodes: int
-    answers: int
-    errors: int  # of those answers
-    messages: Mapping[str, str]  # by node
-    keys: Mapping[str, int]
-    primary_keys: Mapping[str, int]
 
 
 class Membership(Protocol):

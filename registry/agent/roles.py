@@ -109,6 +109,7 @@ class ClientRole:
 
     def follow(self, pools: Pools) -> None:
         self._pools = pools
+        pools.ask_server_for_keys = self._backend.change_keys
         self._update()
 
     def member_changed(self, member: PoolMember) -> None:
@@ -166,6 +167,7 @@ class ServerRole:
     def follow(self, pools: Pools) -> None:
         self.server.attach(ServersView(pools), WanView(pools))
         self.server.on_fire = lambda name, payload: pools.lan.user_event(PREFIX + name, payload)
+        self.server.on_keys = pools.change_keys
         self.server.on_elected = lambda: pools.tell_new_leader(self._config.node_name)
 
     def member_changed(self, member: PoolMember) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from registry.agent.autopilot import configured_autopilot
 from registry.agent.durations import MILLISECOND, format_duration, parse_duration
-from registry.agent.facade import AgentFacade, KeyOperation, PoolKeys
+from registry.agent.facade import AgentFacade
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -24,6 +24,7 @@ from registry.http.options import DATACENTER, READ, STALE, json_body, shows
 from registry.http.params import datacenter, decode_json, parse_uint, read_options
 from registry.http.shapes import fields, read_body, text
 from registry.server.autopilot import ServerHealth
+from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.state.operator import AutopilotRecord, AutopilotSettings, GetAutopilot, SetAutopilot
 
 routes = Routes()

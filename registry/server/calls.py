@@ -18,6 +18,7 @@ import msgspec
 from registry.errors import RegistryError, RemoteProtocolError
 from registry.server.autopilot import AutopilotReport
 from registry.server.bootstrap import PeersAnswer
+from registry.server.gossip_keys import KeysCall, PoolKeys
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.coordinates import NodeCoordinate
 from registry.state.dump import StateDump
@@ -26,7 +27,7 @@ from registry.state.results import decode_result
 
 WRITE, READ, FACTS, REMOVE_SERVER = "write", "read", "facts", "remove-server"
 AUTOPILOT, PEERS = "autopilot", "raft.peers"
-RELAY, DATACENTERS, FIRE = "relay", "datacenters", "fire"
+RELAY, DATACENTERS, FIRE, KEYS = "relay", "datacenters", "fire", "gossip-keys"
 DUMP_OPEN, DUMP_NEXT, DUMP_CLOSE = "dump-open", "dump-next", "dump-close"
 
 
@@ -188,6 +189,11 @@ async def datacenters(connection: Asked) -> list[DatacenterServers]:
 async def fire(connection: Asked, name: str, payload: bytes) -> None:
     """Have a server tell a user event to all agents of its datacenter."""
     await connection.call(FIRE, encode(FireCall(name, payload)))
+
+
+async def change_keys(connection: Asked, call: KeysCall) -> list[PoolKeys]:
+    """Have all pools of a server do something with a gossip key; none if they are not encrypted."""
+    return decode(await connection.call(KEYS, encode(call)), list[PoolKeys])
 
 
 async def open_dump(connection: Asked, hop: int) -> StateDump:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from registry.server.bootstrap import Bootstrap, PeersAnswer, peers_answer
 from registry.server.datacenters import Datacenters, WanPool
 from registry.server.endpoint import Endpoint
 from registry.server.forwarding import NOT_YET, Forwarding
+from registry.server.gossip_keys import KeysCall, PoolKeys
 from registry.server.leader import LeaderDuties
 from registry.server.members import (
     MemberPool,
@@ -105,6 +106,8 @@ class Server:
         )
         #: Called with name and payload of a user event that another datacenter has fired here.
         self.on_fire: Callable[[str, bytes], None] | None = None
+        #: Called to have all pools of this server do something with a gossip key.
+        self.on_keys: Callable[[KeysCall], Awaitable[list[PoolKeys]]] | None = None
         #: Called when this server becomes the leader.
         self.on_elected: Callable[[], None] | None = None
         driver.on_role_change = self._role_changed
@@ -133,6 +136,10 @@ class Server:
         """Tell a user event, that comes from another datacenter, to all agents of this one."""
         if self.on_fire is not None:
             self.on_fire(name, payload)
+
+    async def change_keys(self, call: KeysCall) -> list[PoolKeys]:
+        """Do what a client agent asks, which is not in all of the pools itself."""
+        return [] if self.on_keys is None else await self.on_keys(call)
 
     def member_changed(self, member: PoolMember) -> None:
         """News of a member of the pool; one that it has forgotten comes as REAPED. Never waits."""

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from registry.agent.config import AgentConfig
-from registry.agent.facade import AgentFacade, Backend, KeyOperation, Member, PoolKeys
+from registry.agent.facade import AgentFacade, Backend, Member
 from registry.agent.reload import ReloadReport
 from registry.errors import NotFound, Unavailable
 from registry.http.limits import Deadlines
 from registry.http.rim import Rim
 from registry.http.server import HttpServer, Listen
+from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.state.coordinates import Coordinate
 from registry.testing.consensus import InstantBackend
 

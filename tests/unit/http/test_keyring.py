@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from registry.agent.facade import KeyOperation, PoolKeys
 from registry.http.server import HttpServer
+from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.testing.serving import OneMember
 
 KEY = bytes(range(16))
