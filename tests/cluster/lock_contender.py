@@ -34,6 +34,12 @@ RENEW_SECONDS = 2.5
 HOLD_SECONDS = (0.005, 0.05)
 REQUEST_SECONDS = 5.0
 PAUSE_SECONDS = 0.1
+#: Who loses loses its second turn and every tenth after it; then nobody gets the lock for so long.
+LOSING_EVERY = 10
+LOCK_DELAY_SECONDS = 2
+#: What a question to the key takes at most, a tenth of a second's wait included. Two of them have
+#: to be well over within the lock delay.
+LOOK_SECONDS = 0.4
 
 #: What a request may end with while servers come and go.
 TROUBLE = (ConsulException, consul.std.requests.RequestException)
@@ -61,14 +67,16 @@ class Journal:
         self.write("end", token=token)
 
 
-def connect(address: str) -> consul.Consul:
+def connect(address: str, seconds: float = REQUEST_SECONDS) -> consul.Consul:
     host, _, port = address.rpartition(":")
-    return consul.Consul(host=host, port=int(port), connections_timeout=REQUEST_SECONDS)
+    return consul.Consul(host=host, port=int(port), connections_timeout=seconds)
 
 
 class Contender:
-    def __init__(self, address: str, journal: Journal) -> None:
-        self._client, self._journal = connect(address), journal
+    def __init__(self, address: str, journal: Journal, *, loses: bool) -> None:
+        self._address, self._journal, self._loses = address, journal, loses
+        self._turns = 0
+        self._client = connect(address)
         self._renewing = connect(address)
         self._session = ""
 
@@ -78,8 +86,7 @@ class Contender:
             try:
                 self._need_session()
                 if token := self._acquire():
-                    self._journal.hold(token)
-                    self._release()
+                    self._hold(token)
             except TROUBLE:
                 time.sleep(random.uniform(0, 2 * PAUSE_SECONDS))
         with suppress(*TROUBLE):
@@ -90,7 +97,9 @@ class Contender:
             if self._client.session.info(self._session, consistency="consistent")[1]:
                 return
             self._journal.write("lost")
-        self._session = self._client.session.create(ttl=SESSION_TTL_SECONDS, lock_delay=1)
+        self._session = self._client.session.create(
+            ttl=SESSION_TTL_SECONDS, lock_delay=LOCK_DELAY_SECONDS
+        )
 
     def _renew(self) -> None:
         while True:
@@ -118,6 +127,40 @@ class Contender:
             KEY, index=index, wait="2s", consistency="consistent"
         )
         return found
+
+    def _hold(self, token: int) -> None:
+        self._turns += 1
+        if self._loses and self._turns % LOSING_EVERY == 2:
+            self._lose(token)
+        else:
+            self._journal.hold(token)
+            self._release()
+
+    def _lose(self, token: int) -> None:
+        """Have the session ended by another connection, and stop on seeing that, or nothing.
+
+        The lock delay is what makes sure that nobody has started by then.
+        """
+        client = connect(self._address, LOOK_SECONDS)
+        self._journal.write("start", token=token)
+        session, self._session = self._session, ""
+        ending = threading.Thread(target=self._end, args=(session, token))
+        ending.start()
+        index: str = str(token)
+        owner: object = session
+        with suppress(*TROUBLE):  # who hears nothing cannot know that it still holds the lock
+            while owner == session:
+                index, entry = client.kv.get(KEY, index, wait="100ms", consistency="consistent")
+                owner = (entry or {}).get("Session")
+        self._journal.write("end", token=token)
+        ending.join()
+
+    def _end(self, session: str, token: int) -> None:
+        client, ended = connect(self._address), False
+        self._journal.write("ending", token=token)
+        while not ended:
+            with suppress(*TROUBLE):
+                ended = client.session.destroy(session)
 
     def _release(self) -> None:
         """Give it back for certain: the answer to a release may be lost, and it not be done."""
@@ -160,10 +203,11 @@ def main() -> None:
     parser.add_argument("address", help="host:port of the agent")
     parser.add_argument("journal", type=Path)
     parser.add_argument("who")
+    parser.add_argument("--loses", action="store_true", help="a loop: now and then its session")
     given = parser.parse_args()
     journal = Journal(given.journal, given.who)
     if given.kind == "loop":
-        Contender(given.address, journal).run()
+        Contender(given.address, journal, loses=given.loses).run()
     elif given.kind == "commands":
         run_commands(given.address, given.journal, given.who)
     else:
