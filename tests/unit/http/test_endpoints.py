@@ -531,3 +531,9 @@ async def test_profiles(serve: Any, debug: bool, profile: str, status: int, text
     async with session_of(await serve(config=config)) as session:
         answer = await session.get(f"/debug/pprof/{profile}")
     assert (answer.status_code, answer.text) == (status, text)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+async def test_the_root_answers_who_watches_the_port(client: httpx.AsyncClient, method: str) -> None:
+    answer = await client.request(method, "/")
+    assert (answer.status_code, answer.text) == (200, "" if method == "HEAD" else "Consul Agent")
