@@ -534,6 +534,8 @@ async def test_profiles(serve: Any, debug: bool, profile: str, status: int, text
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-async def test_the_root_answers_who_watches_the_port(client: httpx.AsyncClient, method: str) -> None:
+async def test_the_root_answers_who_watches_the_port(
+    client: httpx.AsyncClient, method: str
+) -> None:
     answer = await client.request(method, "/")
     assert (answer.status_code, answer.text) == (200, "" if method == "HEAD" else "Consul Agent")
