@@ -301,6 +301,27 @@ def test_a_body_of_nonsense(agent: AgentProcess, pattern: str) -> None:
                 assert 200 <= answer.status < 500, told
 
 
+WITH_BODY = sorted(
+    key for key, forms in FORMS.items() if any(form.body is not None for form in forms)
+)
+
+
+@pytest.mark.parametrize(("method", "pattern"), WITH_BODY)
+def test_a_body_that_is_too_large(agent: AgentProcess, method: str, pattern: str) -> None:
+    """It is refused with both sizes before it is sent."""
+    argument = "a" if pattern.endswith("/") else ""
+    head = f"{method} {pattern}{argument} HTTP/1.1\r\nContent-Length: 1000000000\r\n"
+    answer = exchange(agent, head.encode() + HOST + CLOSE + b"\r\n")
+    assert answer.closed
+    if answer.status != 401:
+        assert answer.status == 413
+        told = re.search(
+            r"Request body\(1000000000 bytes\) too large, max size: (\d+)", answer.text
+        )
+        assert told, answer.text
+        assert 512 * 1024 <= int(told[1]) <= 512 << 20
+
+
 # The protocol
 
 
