@@ -73,8 +73,13 @@ class Role(Protocol):
     async def stop(self, *, leave: bool) -> None:
         """Hand over what others should do from now on, while the faces still serve.
 
-        With `leave` the pools are left after it; without, the agent is expected back.
+        With `leave` the pools are left after it, then comes `part`; without, the agent is expected
+        back.
         """
+        ...
+
+    async def part(self) -> None:
+        """The pools were left: stay until nobody relies on this agent any more."""
         ...
 
     def close(self) -> None:
@@ -134,6 +139,9 @@ class ClientRole:
     async def stop(self, *, leave: bool) -> None:
         """Nothing is kept here that others would need."""
 
+    async def part(self) -> None:
+        """Nobody asks here."""
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -176,8 +184,9 @@ class ServerRole:
     async def stop(self, *, leave: bool) -> None:
         """Hand leadership over, then send who asks us to other servers.
 
-        In this order, since peers have to be able to answer us until they have another leader.
-        After a leave the new one puts us out when it hears of it.
+        In this order, since peers have to be able to answer us until they have another leader. One
+        that leaves goes on taking part until that leader has put it out, which it does when gossip
+        tells it that we left: of two servers both are needed for that.
         """
         driver = self.server.driver
         if driver.is_leader and len(driver.configuration.servers) > 1:
@@ -191,10 +200,19 @@ class ServerRole:
             else:
                 took_ms = int((time.monotonic() - began) * 1000)
                 logger.info("leadership was taken over: leader=%s took_ms=%d", leader, took_ms)
+        if not leave:
+            await self._send_away("stopping")
+
+    async def part(self) -> None:
+        await self.server.removed()
+        await self._send_away("leaving")
+        if len(self.server.driver.configuration.servers) > 1:
+            await asyncio.sleep(self._config.performance.leave_drain_time_ns / SECOND)
+
+    async def _send_away(self, reason: str) -> None:
         if self.server.network is not None:
-            rpc = self.server.network.rpc
-            rpc.announce_end("leaving" if leave else "stopping")
-            await rpc.drain()
+            self.server.network.rpc.announce_end(reason)
+            await self.server.network.rpc.drain()
 
     def close(self) -> None:
         self._store.close()

@@ -200,6 +200,7 @@ class RaftDriver:
         self._reads_ready: list[tuple[int, int, list[asyncio.Future[None]]]] = []
         self._leadership_ends: list[asyncio.Future[None]] = []
         self._leader_waiters: list[asyncio.Future[None]] = []
+        self._removal_waiters: list[asyncio.Future[None]] = []
         self._tasks: asyncio.TaskGroup | None = None
         self._ticked_at = self._clock()
         self._tick_s = self._settings.tick_ms / 1000
@@ -365,6 +366,13 @@ class RaftDriver:
             self._leader_waiters.append(future)
             await future
         return self.leader_id
+
+    async def wait_until_removed(self) -> None:
+        """Return once the configuration in force here does not list this server any more."""
+        while any(server.id == self._server_id for server in self.configuration.servers):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._removal_waiters.append(future)
+            await future
 
     def receive(self, message: AnyMessage) -> None:
         """Hand in what a peer sent. Dropped when too much is waiting (R-5)."""
@@ -534,7 +542,8 @@ class RaftDriver:
             _refuse(futures, None)
         for _, _, futures in self._reads_ready:
             _refuse(futures, None)
-        _refuse([*self._leadership_ends, *self._leader_waiters], None)
+        waiters = [*self._leadership_ends, *self._leader_waiters, *self._removal_waiters]
+        _refuse(waiters, None)
 
     async def _wake_for_ticks(self) -> None:
         while True:
@@ -767,6 +776,7 @@ class RaftDriver:
         if configuration is not self._peers_told:
             self._peers_told = configuration
             self._transport.set_peers(configuration)
+            _resolve(self._removal_waiters)
 
     # -- helpers of the callers' side --------------------------------------------------------
 

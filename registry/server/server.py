@@ -54,13 +54,16 @@ logger = logging.getLogger("registry.server")
 DUMP_LIMIT_S = 600.0
 
 
+#: How long a server that leaves waits to be put out of the Raft configuration.
+REMOVAL_LIMIT_S = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """What a server needs to know beside its store. Times in seconds."""
 
     facts: LocalServerFacts
     hold_timeout_s: float = 7.0
-    leave_drain_s: float = 5.0
     #: Holds until an operator sets something else for the whole cluster.
     autopilot: AutopilotSettings = DEFAULT_SETTINGS
     #: With how many servers a cluster is founded, if there is none; 0: wait to be added to one.
@@ -253,6 +256,22 @@ class Server:
             repeatable=False,
             limit_s=self.settings.hold_timeout_s,
         )
+
+    async def removed(self) -> None:
+        """After the pool was left: wait, but not for ever, until the others have put this server
+        out. At once if there are none."""
+        if len(self.driver.configuration.servers) < 2:
+            return
+        try:
+            async with asyncio.timeout(REMOVAL_LIMIT_S):
+                await self.driver.wait_until_removed()
+            logger.info("this server is out of the raft configuration")
+        except TimeoutError:
+            logger.warning(
+                "the others have not put this server out of the raft configuration; if it stays "
+                "listed there, use: operator raft remove-peer -id=%s",
+                self.driver.server_id,
+            )
 
     async def remove_server_here(self, server_id: str) -> None:
         """As the leader; raises `NotLeader` elsewhere."""
