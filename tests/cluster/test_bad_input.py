@@ -385,6 +385,17 @@ def test_a_chunked_value_is_held_to_the_same_limit(agent: AgentProcess) -> None:
     assert agent.client.kv_get("chunked") == b"v" * VALUE_BYTES_MAX
 
 
+@pytest.mark.parametrize("size", [10_000, 1_000_000])
+def test_a_giant_filter_holds_up_nobody(agent: AgentProcess, size: int) -> None:
+    expression = b"(" * size + b"Node%20==%20a"
+    request = b"GET /v1/catalog/nodes?filter=" + expression + b" HTTP/1.1\r\n" + HOST + CLOSE
+    started = time.monotonic()
+    answer = exchange(agent, request + b"\r\n")
+    assert answer.status == 400
+    assert answer.text.startswith("Bad request: the filter expression is too large: longer than")
+    assert time.monotonic() - started < 5
+
+
 def test_pipelined_requests_are_answered_in_order(agent: AgentProcess) -> None:
     requests = []
     for number in range(100):
