@@ -10,7 +10,7 @@ CAMPAIGN_RUNS ?= 20000
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types layers format campaign crash-campaign catch-up-campaign \
-	conformance-campaign failover-campaign membership-campaign clean
+	conformance-campaign failover-campaign membership-campaign lock-campaign fuzz-campaign clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,13 @@ failover-campaign: $(VENV)/.test  ## kill the leader 50 times under load, restar
 
 membership-campaign: $(VENV)/.test  ## the long forms of the membership simulation: 200 nodes, an hour
 	REGISTRY_MEMBERSHIP_LONG=1 $(BIN)/python -m pytest tests/simulation/test_membership.py -s
+
+lock-campaign: $(VENV)/.test  ## a lock, 20 processes and servers that are killed, for a minute
+	REGISTRY_LOCK_SECONDS=60 REGISTRY_LOCK_PROCESSES=20 REGISTRY_LOCK_KILLS=10 \
+		$(BIN)/python -m pytest tests/cluster/test_lock.py -s
+
+fuzz-campaign: $(VENV)/.test  ## 20,000 requests made out of the API's document, most of them nonsense
+	REGISTRY_FUZZ_REQUESTS=20000 $(BIN)/python -m pytest tests/cluster/test_fuzz.py -s
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

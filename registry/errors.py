@@ -46,6 +46,13 @@ class NoLeader(Unavailable):
         super().__init__("No cluster leader")
 
 
+class NoPath(Unavailable):
+    """No server of the datacenter that was asked for is known."""
+
+    def __init__(self) -> None:
+        super().__init__("No path to datacenter")
+
+
 class NotLeader(Unavailable):
     """This server does not lead; `leader_id` is the one that does, as far as is known."""
 

@@ -21,13 +21,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from registry.agent.facade import Backend
 from registry.errors import ConnectionLost, NoLeader, OutcomeUnknown, Overloaded, Unreachable
 from registry.rpc.connection import Connection
 from registry.rpc.pool import Pool
 from registry.server import calls
 from registry.server.autopilot import AutopilotReport
+from registry.server.datacenters import RemoteBackend, fire_elsewhere
 from registry.server.forwarding import Hold
+from registry.server.gossip_keys import KeysCall, PoolKeys
 from registry.server.server import DUMP_LIMIT_S
+from registry.server.server_list import ServerList
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 
@@ -42,51 +46,11 @@ REBALANCE_S = (120.0, 180.0)
 #: it at once.
 RETRY_S = 0.1
 
+#: How long all members of both pools of a large datacenter may take to answer.
+KEYS_LIMIT_S = 60.0
+
 #: How much longer than the hold time an answer may take: the way there and back.
 _WAY_S = 1.0
-
-
-class ServerList:
-    """The servers to choose from, the one in use first. Knows no clock and no network."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._random = rng
-        self._servers: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self._servers)
-
-    @property
-    def servers(self) -> Sequence[str]:
-        return tuple(self._servers)
-
-    @property
-    def current(self) -> str | None:
-        """The server in use; None when there is none to choose from."""
-        return self._servers[0] if self._servers else None
-
-    def update(self, servers: Sequence[str]) -> bool:
-        """What servers there are now; whether any is new. The one in use stays if it is there;
-        new ones come in at random places behind it."""
-        there = set(servers)
-        kept = [server for server in self._servers if server in there]
-        new = sorted(there.difference(kept))
-        self._random.shuffle(new)
-        first = 1 if kept else 0
-        for server in new:
-            kept.insert(self._random.randint(first, len(kept)), server)
-        self._servers = kept
-        return bool(new)
-
-    def failed(self, server: str) -> None:
-        """Go on to the next; `server` is tried last."""
-        if server in self._servers:
-            self._servers.remove(server)
-            self._servers.append(server)
-
-    def rebalance(self) -> None:
-        """Choose anew."""
-        self._random.shuffle(self._servers)
 
 
 class RateLimit:
@@ -193,6 +157,10 @@ class ClientBackend:
     async def open_dump(self) -> StateDump:
         return await self._ask(lambda server: calls.open_dump(server, hop=0), waits_s=DUMP_LIMIT_S)
 
+    async def change_keys(self, call: KeysCall) -> list[PoolKeys]:
+        """Have the pools of a server do it: a client agent is not in the WAN pool."""
+        return await self._ask(lambda server: calls.change_keys(server, call), waits_s=KEYS_LIMIT_S)
+
     def statistics(self) -> dict[str, dict[str, str]]:
         return {
             "consul": {
@@ -201,6 +169,25 @@ class ClientBackend:
                 "server": "false",
             }
         }
+
+    # Other datacenters: `registry.agent.facade.Datacenters`
+
+    def path(self, name: str) -> Backend:
+        """Whether there is such a datacenter, only servers know: its backend raises `NoPath`."""
+        return RemoteBackend(name, self._relay)
+
+    async def known(self) -> list[calls.DatacenterServers]:
+        return await self._ask(calls.datacenters)
+
+    async def fire(self, datacenter: str, name: str, payload: bytes) -> None:
+        await fire_elsewhere(self._relay, datacenter, name, payload)
+
+    async def _relay(self, call: calls.RelayCall) -> bytes:
+        return await self._ask(
+            lambda server: calls.relay(server, call),
+            repeatable=call.repeatable,
+            waits_s=call.waits_ms / 1000,
+        )
 
     # How
 

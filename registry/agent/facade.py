@@ -6,15 +6,19 @@ are executed here or forwarded to a server.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from registry.agent.events import LocalEvents, UserEvent
+from registry.agent.gossip_events import EventsElsewhere
 from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
+from registry.errors import NoPath
 from registry.server.autopilot import AutopilotReport
+from registry.server.calls import DatacenterServers
+from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.coordinates import Coordinate
 from registry.state.dump import StateDump
@@ -92,28 +96,6 @@ class Member:
     delegate_current: int = 4
 
 
-class KeyOperation(enum.Enum):
-    """What is done with a gossip key, by all members of the pools."""
-
-    LIST = "list"
-    INSTALL = "install"
-    USE = "use"
-    REMOVE = "remove"
-
-
-@dataclass(frozen=True, slots=True)
-class PoolKeys:
-    """What one pool said to a key operation: keys in base64, with how many nodes have them."""
-
-    wan: bool
-    nodes: int
-    answers: int
-    errors: int  # of those answers
-    messages: Mapping[str, str]  # by node
-    keys: Mapping[str, int]
-    primary_keys: Mapping[str, int]
-
-
 class Membership(Protocol):
     """The gossip pool this agent is in (the serf port is bound by whoever implements it)."""
 
@@ -121,6 +103,10 @@ class Membership(Protocol):
     def local_member(self) -> Member: ...
     def coordinate(self) -> Coordinate:
         """Where this node is in the network; the origin until another was measured."""
+        ...
+
+    def statistics(self, *, wan: bool = False) -> dict[str, str]:
+        """The block "serf_lan" or "serf_wan" of Stats; empty when this agent is in no such pool."""
         ...
 
     async def join(self, address: str, *, wan: bool = False) -> int:
@@ -136,6 +122,38 @@ class Membership(Protocol):
     ) -> list[PoolKeys]:
         """Do it in every pool this agent is in, the WAN pool first; none without encryption."""
         ...
+
+
+class Datacenters(Protocol):
+    """The way to other datacenters; names are in lower case."""
+
+    def path(self, name: str) -> Backend | None:
+        """The backend of another datacenter; None when no way there is known.
+
+        One that is given may still raise `NoPath`: an agent without data has to ask.
+        """
+        ...
+
+    async def known(self) -> list[DatacenterServers]:
+        """All datacenters, the nearest first; none where there is no pool between datacenters."""
+        ...
+
+    async def fire(self, datacenter: str, name: str, payload: bytes) -> None:
+        """Tell a user event to all agents of another datacenter. Raises `NoPath`."""
+        ...
+
+
+class NoDatacenters:
+    """The `Datacenters` of an agent that knows no other."""
+
+    def path(self, name: str) -> Backend | None:
+        return None
+
+    async def known(self) -> list[DatacenterServers]:
+        return []
+
+    async def fire(self, datacenter: str, name: str, payload: bytes) -> None:
+        raise NoPath
 
 
 class Events(Protocol):
@@ -176,6 +194,15 @@ class AgentFacade:
     events: Events = field(default_factory=LocalEvents)
     #: The agent's log as it is written, for `/v1/agent/monitor`.
     log_tap: LogTap = field(default_factory=LogTap)
+    datacenters: Datacenters = field(default_factory=NoDatacenters)
+
+    def elsewhere(self, name: str) -> AgentFacade | None:
+        """This agent as it serves requests for another datacenter; None without a way there."""
+        backend = self.datacenters.path(name)
+        if backend is None:
+            return None
+        events = EventsElsewhere(self.events, partial(self.datacenters.fire, name))
+        return replace(self, datacenter=name, backend=backend, events=events)
 
     async def write(self, command: Command) -> Any:
         return await self.backend.write(command)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 
@@ -69,6 +70,39 @@ def decode_event(payload: bytes) -> UserEvent:
     )
 
 
+def _checked(event: UserEvent) -> UserEvent:
+    """The event with an id. Raises `Rejected`, `TooLarge`."""
+    check_event(event)
+    return msgspec.structs.replace(event, id=str(uuid.uuid4()))
+
+
+class SeenEvents(Protocol):
+    """What an agent has seen; the rest of `registry.agent.facade.Events`."""
+
+    def list(self, name: str = "") -> list[UserEvent]: ...
+    async def wait(self, timeout_s: float) -> bool: ...
+
+
+class EventsElsewhere:
+    """`registry.agent.facade.Events` that are fired in another datacenter; those that are listed
+    are still the ones that this agent has seen."""
+
+    def __init__(self, seen: SeenEvents, send: Callable[[str, bytes], Awaitable[None]]) -> None:
+        self._seen, self._send = seen, send
+
+    async def fire(self, event: UserEvent) -> UserEvent:
+        """Give the event an id and send it. Raises `Rejected`, `TooLarge`, `NoPath`."""
+        fired = _checked(event)
+        await self._send(fired.name, encode_event(fired))
+        return fired
+
+    def list(self, name: str = "") -> list[UserEvent]:
+        return self._seen.list(name)
+
+    async def wait(self, timeout_s: float) -> bool:
+        return await self._seen.wait(timeout_s)
+
+
 class GossipEvents(LocalEvents):
     """`registry.agent.facade.Events` over a pool. `send` puts a gossip event out."""
 
@@ -80,8 +114,7 @@ class GossipEvents(LocalEvents):
 
     async def fire(self, event: UserEvent) -> UserEvent:
         """Give the event an id and gossip it. Raises `Rejected`, `TooLarge`."""
-        check_event(event)
-        fired = msgspec.structs.replace(event, id=str(uuid.uuid4()))
+        fired = _checked(event)
         self._send(PREFIX + fired.name, encode_event(fired))
         return fired
 

@@ -598,15 +598,15 @@ class LocalState:
             enable_local_script_checks=self.settings.scripts_from_files,
         )
         if reason := check_problem(definition):
-            raise Rejected(f"Check is not valid: {reason}")
+            raise DefinitionRefused(f"Check is not valid: {reason}")
         key = check_key(definition)
         kind = self._check_types(key)
         if kind is None:
-            raise Rejected(f'check {definition.id}: there is no check type "{key}"')
+            raise DefinitionRefused(f'check {definition.id}: there is no check type "{key}"')
         try:
             runner = kind.create(definition)
         except ValueError as problem:
-            raise Rejected(f"Check is not valid: {problem}") from problem
+            raise DefinitionRefused(f"Check is not valid: {problem}") from problem
         return _Prepared(definition, kind.type_name, runner)
 
     def _require_service(self, service_id: str) -> None:

@@ -214,6 +214,7 @@ class Node:
             wants_origin=any(sink.wants_origin for sink in self.plugins.change_sinks()),
             events=events,
             log_tap=self._tap,
+            datacenters=role.datacenters,
         )
         watches = Watches(facade, self.plugins, render=self._render_watch)
         face = self._make_face(facade)
@@ -268,8 +269,10 @@ class Node:
                 await role.stop(leave=self._leaving)
                 if self._leaving:
                     await pools.leave()
+            if self._leaving:
+                await role.part()
         except (RegistryError, TimeoutError) as problem:
-            logger.warning("could not leave gracefully: error=%s", problem)
+            logger.warning("could not leave gracefully: error=%s", problem or "not done in time")
 
     async def _join_at_start(self, membership: Membership) -> None:
         """Join what must be there; a signal ends the wait for it."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import msgspec
 
-from registry.agent.facade import KeyOperation, Member, PoolKeys
+from registry.agent.facade import Member
 from registry.agent.gossip_events import NEW_LEADER
 from registry.errors import NotFound, RegistryError, Unavailable
 from registry.membership.agent_tags import read_server
@@ -24,6 +24,7 @@ from registry.membership.serf_values import MemberEvent, MemberEventKind, UserEv
 from registry.membership.serf_values import MemberStatus as GossipStatus
 from registry.membership.settings import PoolSettings
 from registry.membership.shell import GossipPool
+from registry.server.gossip_keys import KeyOperation, KeysCall, PoolKeys
 from registry.server.members import MemberStatus, PoolMember, host_port
 from registry.state.coordinates import Coordinate
 
@@ -57,6 +58,8 @@ class Pools:
         self._on_event = on_event
         self.lan = GossipPool(lan)
         self.wan = GossipPool(wan) if wan is not None else None
+        #: A client agent's way to pools that it is not in itself.
+        self.ask_server_for_keys: Callable[[KeysCall], Awaitable[list[PoolKeys]]] | None = None
 
     async def start(self) -> None:
         """Bind the ports. Raises `ConfigError` with one line when one is taken."""
@@ -149,6 +152,14 @@ class Pools:
         pool = self.wan if wan else self.lan
         return [] if pool is None else [_shown(member) for member in pool.members()]
 
+    def statistics(self, *, wan: bool = False) -> dict[str, str]:
+        """How a pool does; empty when this agent is not in it."""
+        pool = self.wan if wan else self.lan
+        if pool is None:
+            return {}
+        numbers = {name: str(number) for name, number in pool.statistics().items()}
+        return {**numbers, "encrypted": str(pool.is_encrypted).lower()}
+
     async def join(self, address: str, *, wan: bool = False) -> int:
         """Contact one address; the number of nodes reached. Raises `Unavailable`."""
         pool = self.wan if wan else self.lan
@@ -170,9 +181,14 @@ class Pools:
     async def keys(
         self, operation: KeyOperation, key: bytes = b"", *, relay_factor: int = 0
     ) -> list[PoolKeys]:
-        """Do it in every pool this agent is in, the WAN pool first; none without encryption."""
+        """Do it in all pools of the datacenter, the WAN pool first; none without encryption."""
+        call = KeysCall(operation, key, relay_factor)
+        return await (self.ask_server_for_keys or self.change_keys)(call)
+
+    async def change_keys(self, call: KeysCall) -> list[PoolKeys]:
+        """The same in the pools that this agent is in."""
         return [
-            await _change_keys(pool, operation, key, wan=wan, relay_factor=relay_factor)
+            await _change_keys(pool, call, wan=wan)
             for wan, pool in ((True, self.wan), (False, self.lan))
             if pool is not None and pool.is_encrypted
         ]
@@ -200,10 +216,24 @@ def _stored(found: GossipCoordinate | None) -> Coordinate:
     )
 
 
-async def _change_keys(
-    pool: GossipPool, operation: KeyOperation, key: bytes, *, wan: bool, relay_factor: int
-) -> PoolKeys:
-    match operation:
+class WanView:
+    """The pool between datacenters, if there is one: `registry.server.datacenters.WanPool`."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def members(self) -> Sequence[PoolMember]:
+        wan = self._pools.wan
+        return [] if wan is None else [pool_member(member) for member in wan.members()]
+
+    def coordinate(self, name: str) -> Coordinate | None:
+        found = None if self._pools.wan is None else self._pools.wan.coordinate(name)
+        return None if found is None else _stored(found)
+
+
+async def _change_keys(pool: GossipPool, call: KeysCall, *, wan: bool) -> PoolKeys:
+    key, relay_factor = call.key, call.relay_factor
+    match call.operation:
         case KeyOperation.LIST:
             result = await pool.list_keys(relay_factor=relay_factor)
         case KeyOperation.INSTALL:

@@ -16,10 +16,11 @@ from registry.agent.autopilot import configured_autopilot
 from registry.agent.client_backend import ClientBackend
 from registry.agent.config import AgentConfig
 from registry.agent.durations import MILLISECOND, SECOND
-from registry.agent.facade import Backend
+from registry.agent.facade import Backend, Datacenters
+from registry.agent.gossip_events import PREFIX
 from registry.agent.metrics import Metrics
 from registry.agent.node_facts import node_meta, tagged_addresses
-from registry.agent.pools import Pools, ServersView
+from registry.agent.pools import Pools, ServersView, WanView
 from registry.errors import ConfigError, RegistryError
 from registry.plugins import Plugins
 from registry.raft.disk import Identity, bootstrap, holds_raft_state
@@ -56,6 +57,8 @@ class Role(Protocol):
 
     @property
     def backend(self) -> Backend: ...
+    @property
+    def datacenters(self) -> Datacenters: ...
     async def run(self) -> None:
         """Serve until cancelled; a failure that the process must not survive travels out."""
         ...
@@ -71,8 +74,13 @@ class Role(Protocol):
     async def stop(self, *, leave: bool) -> None:
         """Hand over what others should do from now on, while the faces still serve.
 
-        With `leave` the pools are left after it; without, the agent is expected back.
+        With `leave` the pools are left after it, then comes `part`; without, the agent is expected
+        back.
         """
+        ...
+
+    async def part(self) -> None:
+        """The pools were left: stay until nobody relies on this agent any more."""
         ...
 
     def close(self) -> None:
@@ -98,11 +106,16 @@ class ClientRole:
     def backend(self) -> Backend:
         return self._backend
 
+    @property
+    def datacenters(self) -> Datacenters:
+        return self._backend
+
     async def run(self) -> None:
         await self._backend.run()
 
     def follow(self, pools: Pools) -> None:
         self._pools = pools
+        pools.ask_server_for_keys = self._backend.change_keys
         self._update()
 
     def member_changed(self, member: PoolMember) -> None:
@@ -126,6 +139,9 @@ class ClientRole:
 
     async def stop(self, *, leave: bool) -> None:
         """Nothing is kept here that others would need."""
+
+    async def part(self) -> None:
+        """Nobody asks here."""
 
     def close(self) -> None:
         """Nothing is open."""
@@ -155,11 +171,17 @@ class ServerRole:
     def backend(self) -> Backend:
         return self.server
 
+    @property
+    def datacenters(self) -> Datacenters:
+        return self.server.datacenters
+
     async def run(self) -> None:
         await self.server.run()
 
     def follow(self, pools: Pools) -> None:
-        self.server.attach(ServersView(pools))
+        self.server.attach(ServersView(pools), WanView(pools))
+        self.server.on_fire = lambda name, payload: pools.lan.user_event(PREFIX + name, payload)
+        self.server.on_keys = pools.change_keys
         self.server.on_elected = lambda: pools.tell_new_leader(self._config.node_name)
 
     def member_changed(self, member: PoolMember) -> None:
@@ -168,8 +190,9 @@ class ServerRole:
     async def stop(self, *, leave: bool) -> None:
         """Hand leadership over, then send who asks us to other servers.
 
-        In this order, since peers have to be able to answer us until they have another leader.
-        After a leave the new one puts us out when it hears of it.
+        In this order, since peers have to be able to answer us until they have another leader. One
+        that leaves goes on taking part until that leader has put it out, which it does when gossip
+        tells it that we left: of two servers both are needed for that.
         """
         driver = self.server.driver
         if driver.is_leader and len(driver.configuration.servers) > 1:
@@ -183,10 +206,19 @@ class ServerRole:
             else:
                 took_ms = int((time.monotonic() - began) * 1000)
                 logger.info("leadership was taken over: leader=%s took_ms=%d", leader, took_ms)
+        if not leave:
+            await self._send_away("stopping")
+
+    async def part(self) -> None:
+        await self.server.removed()
+        await self._send_away("leaving")
+        if len(self.server.driver.configuration.servers) > 1:
+            await asyncio.sleep(self._config.performance.leave_drain_time_ns / SECOND)
+
+    async def _send_away(self, reason: str) -> None:
         if self.server.network is not None:
-            rpc = self.server.network.rpc
-            rpc.announce_end("leaving" if leave else "stopping")
-            await rpc.drain()
+            self.server.network.rpc.announce_end(reason)
+            await self.server.network.rpc.drain()
 
     def close(self) -> None:
         self._store.close()
@@ -240,6 +272,7 @@ def _make_server(
         hold_timeout_s=config.performance.rpc_hold_timeout_ns / SECOND,
         autopilot=configured_autopilot(config),
         bootstrap_expect=0 if config.bootstrap else config.bootstrap_expect,
+        bootstrap=config.bootstrap or config.dev_mode,
     )
     return Server(
         settings,

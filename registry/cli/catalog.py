@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry.cli.command import Command, CommandError, Invocation, say, table, warn
+from registry.cli.command import Command, CommandError, Invocation, no_arguments, say, table, warn
 from registry.client import ApiError, key_path
 from registry.errors import RegistryError
 from registry.goflags import Flag, boolean
@@ -31,12 +31,14 @@ def _node_meta(call: Invocation) -> list[str]:
 
 
 def datacenters(call: Invocation) -> int:
+    no_arguments(call)
     for name in _get(call, "datacenters", "/v1/catalog/datacenters", {}):
         say(name)
     return 0
 
 
 def nodes(call: Invocation) -> int:
+    no_arguments(call)
     parameters = {
         "near": call["near"] or None,
         "filter": call["filter"] or None,
@@ -76,6 +78,7 @@ def _pairs_text(pairs: dict[str, str] | None) -> str:
 
 
 def services(call: Invocation) -> int:
+    no_arguments(call)
     if call["node"]:
         tags_by_name = _services_of_node(call)
     else:

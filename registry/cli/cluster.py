@@ -6,7 +6,16 @@ import re
 import sys
 from typing import Any
 
-from registry.cli.command import Command, CommandError, Invocation, UsageError, say, table, warn
+from registry.cli.command import (
+    Command,
+    CommandError,
+    Invocation,
+    UsageError,
+    no_arguments,
+    say,
+    table,
+    warn,
+)
 from registry.client import key_path
 from registry.errors import RegistryError
 from registry.goflags import Flag, boolean
@@ -103,8 +112,7 @@ def join(call: Invocation) -> int:
 
 
 def leave(call: Invocation) -> int:
-    if call.arguments:
-        raise CommandError(f"Too many arguments (expected 0, got {len(call.arguments)})")
+    no_arguments(call)
     try:
         call.client.put("/v1/agent/leave")
     except RegistryError as problem:

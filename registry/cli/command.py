@@ -206,6 +206,12 @@ def only_argument(call: Invocation, name: str) -> str:
     raise CommandError(f"Too many arguments (expected 1, got {len(call.arguments)})")
 
 
+def no_arguments(call: Invocation) -> None:
+    """Raises `CommandError` when there are any."""
+    if call.arguments:
+        raise CommandError(f"Too many arguments (expected 0, got {len(call.arguments)})")
+
+
 def check_pattern(pattern: str, what: str) -> None:
     """Raises `CommandError` when this is no regular expression."""
     try:

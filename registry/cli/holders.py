@@ -94,10 +94,13 @@ class LockHolder(Holder):
             if not owner:
                 if self._write(self.key, {"acquire": self._session_id, "flags": LOCK_FLAGS}):
                     return True
-                time.sleep(min(DELAY_SECONDS, deadline.left()))
+                # Either somebody was faster, whose end can be waited for, or its lock delay runs.
+                found = self._read(self.key, 0, WAIT_SECONDS, consistent=True)
+                owner = (_first(found) or {}).get("Session")
+                if not owner:
+                    time.sleep(min(DELAY_SECONDS, deadline.left()))
             if not deadline.left():
                 return False
-            # Wait only for what is known to be held: after a refusal the answer is old.
             index = found.index if owner else 0
 
     def still_held(self, index: int) -> tuple[bool, int]:

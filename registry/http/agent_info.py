@@ -197,12 +197,10 @@ _INITIALS = frozenset(
 
 def statistics(agent: AgentFacade) -> dict[str, dict[str, str]]:
     """The blocks of `registry info`; every value is text."""
-    members = agent.membership.members()
     blocks = {
         "agent": _local_statistics(agent),
         "build": {"prerelease": "", "revision": "", "version": COMPATIBLE_VERSION},
         "consul": {"server": str(agent.config.server).lower()},
-        "raft": {},
         "runtime": {
             "arch": platform.machine(),
             "cpu_count": str(os.cpu_count() or 1),
@@ -211,9 +209,10 @@ def statistics(agent: AgentFacade) -> dict[str, dict[str, str]]:
             "os": sys.platform,
             "version": f"python{platform.python_version()}",
         },
-        "serf_lan": _pool_statistics(members, agent),
-        "serf_wan": _pool_statistics(agent.membership.members(wan=True), agent),
+        "serf_lan": agent.membership.statistics(),
     }
+    if wan := agent.membership.statistics(wan=True):
+        blocks["serf_wan"] = wan
     for name, values in agent.backend.statistics().items():
         blocks[name] = {**blocks.get(name, {}), **values}
     return blocks
@@ -232,16 +231,6 @@ def _local_statistics(agent: AgentFacade) -> dict[str, str]:
         "check_ttls": str(ttls),
         "checks": str(len(checks)),
         "services": str(len(agent.local.services)),
-    }
-
-
-def _pool_statistics(members: list[Member], agent: AgentFacade) -> dict[str, str]:
-    statuses = [member.status for member in members]
-    return {
-        "encrypted": str(bool(agent.config.encrypt)).lower(),
-        "failed": str(statuses.count(4)),
-        "left": str(statuses.count(3)),
-        "members": str(len(members)),
     }
 
 

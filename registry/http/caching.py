@@ -92,7 +92,7 @@ class _CachingBackend:
         result = await self._below.read(query, options)
         if self._request.cached is not None:
             control = CacheControl.read(self._request.headers.get("cache-control", ""))
-            known = self._cache.seen(repr(query))
+            known = self._cache.seen((self._request.agent.datacenter, repr(query)))
             self._request.cached.hit = known and not control.must_revalidate
         return result
 

@@ -149,7 +149,8 @@ async def deregister(request: ApiRequest) -> ApiResponse:
 async def datacenters(request: ApiRequest) -> ApiResponse:
     """The datacenters we know, the nearest first: ourselves."""
     options = options_of(request)
-    response = json_response([request.agent.datacenter])
+    known = await request.agent.datacenters.known()
+    response = json_response([each.name for each in known] or [request.agent.datacenter])
     if request.cached is not None:
         request.cached.hit = request.cache is not None and request.cache.seen("datacenters")
         meta = ReadResult(index=0, value=None, mode=options.mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypedDict
 
 from registry.http.api import (
@@ -164,6 +165,8 @@ async def datacenters(request: ApiRequest) -> ApiResponse:
     """The servers of each datacenter and where they are; one not yet placed is at the origin."""
     options = options_of(request)
     agent = request.agent
+    if there := await agent.datacenters.known():
+        return json_response([_area(each.name, each.servers) for each in there])
     known = await agent.read(ListCoordinates(), options)
     placed = {each.node: each for each in known.value if not each.segment}
     servers = [
@@ -171,9 +174,9 @@ async def datacenters(request: ApiRequest) -> ApiResponse:
         for member in agent.membership.members()
         if member.tags.get("role") == "consul"
     ]
-    area = {
-        "Datacenter": agent.datacenter,
-        "AreaID": "wan",
-        "Coordinates": [coordinate_view(each) for each in servers],
-    }
-    return json_response([area])
+    return json_response([_area(agent.datacenter, servers)])
+
+
+def _area(name: str, servers: Iterable[NodeCoordinate]) -> AreaObject:
+    coordinates = [coordinate_view(each) for each in servers]
+    return {"Datacenter": name, "AreaID": "wan", "Coordinates": coordinates}

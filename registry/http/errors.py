@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from registry import errors
+from registry.agent.definition_rules import DefinitionRefused
 from registry.http.api import ApiResponse, HttpError, text_response
 from registry.state.base import Refused
 
@@ -61,6 +62,8 @@ def to_response(problem: Exception) -> ApiResponse:
 
 
 def _known(problem: errors.RegistryError) -> ApiResponse:
+    if isinstance(problem, DefinitionRefused):
+        return text_response(problem.reason, problem.status)
     status = next((code for kind, code in ERROR_STATUS if isinstance(problem, kind)), 500)
     response = text_response(str(problem), status)
     if status == 429:

@@ -13,6 +13,7 @@ map does not have makes `==`, `in`, `matches` and `is not empty` false and their
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache, lru_cache
@@ -32,6 +33,8 @@ Predicate = Callable[[Mapping[str, Any]], bool]
 
 #: An expression's length in characters, and how deep `not` and parentheses may nest.
 LENGTH_MAX, DEPTH_MAX = 8192, 64
+
+TOO_LARGE = "Bad request: the filter expression is too large"
 
 _PREFIX = "Failed to create boolean expression evaluator: "
 
@@ -166,10 +169,32 @@ class FilterError(Rejected):
     """Why an expression can not be used."""
 
 
+class FilterTooLarge(FilterError):
+    """The expression may make sense, but it is over one of our limits."""
+
+
+def _too_deep() -> FilterTooLarge:
+    return FilterTooLarge(f"nested deeper than {DEPTH_MAX}")
+
+
+#: What opens and closes a level, and what only looks like it: quoted text.
+_NESTING = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|[()]')
+
+
+def _check_size(expression: str) -> None:
+    """Refuse what would keep the parser busy before it begins."""
+    if len(expression) > LENGTH_MAX:
+        raise FilterTooLarge(f"longer than {LENGTH_MAX} characters")
+    depth = 0
+    for found in _NESTING.finditer(expression):
+        depth += {"(": 1, ")": -1}.get(found[0], 0)
+        if depth > DEPTH_MAX:
+            raise _too_deep()
+
+
 @lru_cache(maxsize=256)
 def _parsed(expression: str) -> Tree[Any]:
-    if len(expression) > LENGTH_MAX:
-        raise FilterError(f"expression is longer than {LENGTH_MAX} characters")
+    _check_size(expression)
     from lark.exceptions import LarkError
 
     try:
@@ -199,19 +224,22 @@ def _parser() -> Lark:
 def compile_filter(expression: str, selectors: Selectors) -> Predicate:
     """The expression as a function of an item; an empty one keeps everything.
 
-    Raises `HttpError` 500 with the text that clients of the API know.
+    Raises `HttpError`: 500 with the text that clients of the API know, or 400 for an expression
+    that is over our own limits, which no client has met before.
     """
     if not expression:
         return lambda item: True
     try:
         return _compile(_parsed(expression), selectors, DEPTH_MAX)
+    except FilterTooLarge as problem:
+        raise HttpError(400, f"{TOO_LARGE}: {problem}") from None
     except FilterError as problem:
         raise HttpError(500, f"{_PREFIX}{problem}") from None
 
 
 def _compile(tree: Tree[Any], selectors: Selectors, depth: int) -> Predicate:
     if depth < 0:
-        raise FilterError(f"expression is nested deeper than {DEPTH_MAX}")
+        raise _too_deep()
     kind = str(tree.data)
     if kind in ("or_expression", "and_expression"):
         parts = [_compile(child, selectors, depth - 1) for child in tree.children]

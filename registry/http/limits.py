@@ -20,9 +20,29 @@ class Deadlines:
     """Seconds that a client may take; a connection past its deadline is closed."""
 
     head_s: float = 10.0  # from the first byte of a request to the end of its headers
-    body_s: float = 30.0  # between two pieces of a body
+    body_s: float = 30.0  # between two pieces of a body, and ahead of `body_bytes_per_s`
+    body_bytes_per_s: float = 1024.0  # slower than this on average only for `body_s`
+    answer_s: float = 60.0  # without taking any of an answer that waits to be sent
     sweep_s: float = 1.0  # how often connections are compared with their deadlines
     idle_s: float = 120.0  # between two requests; longer than clients keep a connection in a pool
+
+
+class BodyClock:
+    """When the body being read has to be further: each byte that came buys a little time, so that
+    a client can not hold its place for hours by sending a byte now and then."""
+
+    __slots__ = ("_begun_s", "_deadlines", "_received")
+
+    def __init__(self, deadlines: Deadlines, now_s: float) -> None:
+        self._deadlines = deadlines
+        self._begun_s, self._received = now_s, 0
+
+    def received(self, size_bytes: int, now_s: float) -> float:
+        """Count a piece; the deadline for the next one."""
+        self._received += size_bytes
+        allowed_s = self._deadlines.body_s
+        bought_s = self._received / self._deadlines.body_bytes_per_s
+        return min(self._begun_s + allowed_s + bought_s, now_s + allowed_s)
 
 
 class ConnectionLimit:

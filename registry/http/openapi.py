@@ -2,7 +2,8 @@
 
 What a route takes and answers stands beside it (`registry.http.operations`). Added here is what
 holds for every request: the rules of the rim, the agent's cache, and how a token is sent. A route
-of a plugin that says nothing of itself is listed with the first line of its handler's docstring.
+of a plugin that says nothing of itself is listed with the first line of its handler's docstring;
+one of the core that says nothing, since it only refuses, is not listed.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _encoded(endpoints: Iterable[Endpoint]) -> bytes:
 def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     """The document as plain data."""
     forms = sorted(
-        ((path, method, form) for path, method, form in _forms(endpoints)),
+        ((path, method, form) for path, method, form in forms_of(endpoints)),
         key=lambda item: (item[0], _METHODS.index(item[1])),
     )
     shapes = _Shapes(form for _, _, form in forms)
@@ -159,22 +160,19 @@ class _Shared:
         return {"$ref": f"#/components/{section}/{free}"}
 
 
-def _forms(endpoints: Iterable[Endpoint]) -> Iterator[tuple[str, str, Operation]]:
+def forms_of(endpoints: Iterable[Endpoint]) -> Iterator[tuple[str, str, Operation]]:
     """Path, method and operation, completed by what holds for all of its kind."""
     for endpoint in endpoints:
         for method in _METHODS:
-            handler = endpoint.handlers.get(method)
-            if handler is None:
-                continue
-            for form in endpoint.operations.get(method) or (_undescribed(endpoint, handler),):
+            for form in endpoint.operations.get(method, ()):
                 completed = _completed(endpoint.pattern, form)
                 yield endpoint.pattern + form.path_template(), method, completed
 
 
-def _undescribed(endpoint: Endpoint, handler: Handler) -> Operation:
+def undescribed(pattern: str, handler: Handler) -> Operation:
     """What can be said of a plugin's route that says nothing of itself."""
-    about = inspect.getdoc(handler) or f"Served by a plugin at {endpoint.pattern}"
-    rest = (argument("rest", "What follows."),) if endpoint.pattern.endswith("/") else ()
+    about = inspect.getdoc(handler) or f"Served by a plugin at {pattern}"
+    rest = (argument("rest", "What follows."),) if pattern.endswith("/") else ()
     anything = (Answer({}, media=("*/*",)),)
     return Operation(summary=about.partition("\n")[0], path=rest, answers=anything)
 

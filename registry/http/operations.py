@@ -40,6 +40,9 @@ BYTES: Final[Schema] = {"type": "string", "format": "binary"}
 NOTHING: Final = None
 
 
+_SYNTAX: Final = re.compile(r"[\\^$.|?*+()\[\]{}]")
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """A status and the text that comes with it; no text: without a body."""
 
@@ -47,8 +50,8 @@ class Refusal(msgspec.Struct, frozen=True):
     text: str = ""
 
     def pattern(self) -> str:
-        """The text as a regular expression without its anchors."""
-        return ".*".join(map(re.escape, self.text.split("…")))
+        """The text as a regular expression without its anchors, in the dialect of JSON Schema."""
+        return r"[\s\S]*".join(_SYNTAX.sub(r"\\\g<0>", part) for part in self.text.split("…"))
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -118,6 +121,5 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 def matches(refusals: Iterable[Refusal], status: int, text: str) -> bool:
     """Whether an answer is one of the refusals, text and all."""
     return any(
-        refusal.status == status and re.fullmatch(refusal.pattern(), text, re.DOTALL)
-        for refusal in refusals
+        refusal.status == status and re.fullmatch(refusal.pattern(), text) for refusal in refusals
     )

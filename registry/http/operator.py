@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from registry.agent.autopilot import configured_autopilot
 from registry.agent.durations import MILLISECOND, format_duration, parse_duration
-from registry.agent.facade import AgentFacade, KeyOperation, PoolKeys
+from registry.agent.facade import AgentFacade
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -22,7 +22,9 @@ from registry.http.errors import check
 from registry.http.operations import BOOLEAN, TEXT, UINT64, Answer, Operation, Parameter, Refusal
 from registry.http.options import DATACENTER, READ, STALE, json_body, shows
 from registry.http.params import datacenter, decode_json, parse_uint, read_options
+from registry.http.shapes import fields, read_body, text
 from registry.server.autopilot import ServerHealth
+from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.state.operator import AutopilotRecord, AutopilotSettings, GetAutopilot, SetAutopilot
 
 routes = Routes()
@@ -358,6 +360,7 @@ _KEY_OPERATIONS = {
     "PUT": KeyOperation.USE,
     "DELETE": KeyOperation.REMOVE,
 }
+_KEY_FIELDS = fields(key=text)
 
 
 @routes.get(
@@ -391,23 +394,14 @@ def _key_operation(summary: str) -> Operation:
 async def change_keys(request: ApiRequest) -> ApiResponse:
     """500 with a line for each pool in which not all did it; asking again does no harm."""
     try:
-        body = decode_json(request, await request.body())
+        given = await read_body(request, _KEY_FIELDS, "keyringArgs")
     except HttpError as problem:
         raise HttpError(problem.status, f"Bad request: {problem.text}") from problem
-    if not isinstance(body, dict):
-        raise _bad("Request decode failed: the body must be an object with a Key")
-    given = next((key for name, key in body.items() if name.lower() == "key"), None)
-    if not isinstance(given, str | None):
-        raise _bad("Request decode failed: the Key must be a string")
     relay_factor = _relay_factor(request)
     if _local_only(request):
         raise _bad("Invalid use of local-only: local-only can only be set for list requests")
     operation = _KEY_OPERATIONS[request.method]
-    pools = await _in_pools(request, operation, _key(given or ""), relay_factor)
-    if flaws := [flaw for pool in pools if (flaw := _flaw(pool))]:
-        head = "1 error" if len(flaws) == 1 else f"{len(flaws)} errors"
-        listed = "".join(f"\t* {flaw}\n" for flaw in flaws)
-        raise HttpError(500, f"{head} occurred:\n{listed}\n")
+    await _in_pools(request, operation, _key(given.get("key", "")), relay_factor)
     return empty_response()
 
 
@@ -422,22 +416,29 @@ def _key(text: str) -> bytes:
 async def _in_pools(
     request: ApiRequest, operation: KeyOperation, key: bytes, relay_factor: int
 ) -> list[PoolKeys]:
-    pools = await request.agent.membership.keys(operation, key, relay_factor=relay_factor)
+    """What all pools answered; HttpError 500 unless all nodes of all of them did it."""
+    agent = request.agent
+    pools = await agent.membership.keys(operation, key, relay_factor=relay_factor)
     if not pools:
         raise HttpError(500, NO_GOSSIP_KEYS)
+    if flaws := [flaw for pool in pools for flaw in _flaws(pool, agent.datacenter)]:
+        head = "1 error" if len(flaws) == 1 else f"{len(flaws)} errors"
+        listed = "".join(f"\t* {flaw}\n" for flaw in flaws)
+        raise HttpError(500, f"{head} occurred:\n{listed}\n")
     return pools
 
 
-def _flaw(pool: PoolKeys) -> str:
-    """What kept a change from being made everywhere, "" for nothing."""
-    name = "WAN" if pool.wan else "LAN"
-    reasons = ", ".join(f"{node}: {text}" for node, text in sorted(pool.messages.items()))
-    told = f" ({reasons})" if reasons else ""
+def _flaws(pool: PoolKeys, datacenter: str) -> list[str]:
+    """Why it was not done everywhere: the pool, then each node that said something."""
     if pool.errors:
-        return f"{name} error: {pool.errors}/{pool.nodes} nodes reported failure{told}"
-    if pool.answers < pool.nodes:
-        return f"{name} error: {pool.answers}/{pool.nodes} nodes reported success{told}"
-    return ""
+        counted = f"{pool.errors}/{pool.nodes} nodes reported failure"
+    elif pool.answers < pool.nodes:
+        counted = f"{pool.answers}/{pool.nodes} nodes reported success"
+    else:
+        return []
+    name = "WAN" if pool.wan else f"{datacenter} (LAN)"
+    told = [f"{node}: {text}" for node, text in sorted(pool.messages.items())]
+    return [f"{name} error: {counted}", *told]
 
 
 def _shown_keys(agent: AgentFacade, pool: PoolKeys) -> dict[str, Any]:

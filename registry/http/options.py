@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from registry.http.cache_control import INVALID_CACHE_CONTROL
 from registry.http.errors import NO_LEADER
+from registry.http.filter import TOO_LARGE
 from registry.http.operations import (
     BOOLEAN,
     DURATION,
@@ -84,7 +85,10 @@ READ: Final = (DATACENTER, *BLOCKING, *CONSISTENCY)
 FILTER: Final = Parameter(
     "filter",
     'Keep the items for which this expression holds, as in `ServicePort == 80 and "v1" in Tags`.',
-    refusals=(Refusal(500, "Failed to create boolean expression evaluator: …"),),
+    refusals=(
+        Refusal(400, f"{TOO_LARGE}: …"),
+        Refusal(500, "Failed to create boolean expression evaluator: …"),
+    ),
 )
 NEAR: Final = Parameter(
     "near", "Sort by round-trip time from this node; `_agent` is the one that answers."

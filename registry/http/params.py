@@ -87,11 +87,27 @@ def refuse_namespace(request: ApiRequest) -> None:
 
 
 def datacenter(request: ApiRequest) -> str:
-    """The datacenter asked for, by default our own. HttpError 500 when there is no way there."""
-    asked = request.query.get("dc") or request.agent.datacenter
-    if asked.lower() != request.agent.datacenter.lower():
-        raise HttpError(500, NO_PATH)
+    """The datacenter asked for, by default our own; from now on the request is one for it.
+
+    HttpError 500 when there is no way there.
+    """
+    if asked := request.query.get("dc"):
+        enter(request, asked)
     return request.agent.datacenter
+
+
+def enter(request: ApiRequest, name: str) -> None:
+    """Have the request served by the datacenter `name`: its handler goes on with an agent whose
+    backend is that one's. HttpError 500 when there is no way there."""
+    wanted = name.lower()
+    if wanted == request.agent.datacenter.lower():
+        return
+    agent = request.agent.elsewhere(wanted)
+    if agent is None:
+        raise HttpError(500, NO_PATH)
+    request.agent = agent
+    if request.cached is not None and request.cache is not None:
+        request.cache.attach(request)
 
 
 def read_options(request: ApiRequest) -> ReadOptions:

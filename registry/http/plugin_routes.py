@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from registry.agent.facade import AgentFacade
 from registry.hooks import HttpRoute
+from registry.http import openapi
 from registry.http.api import ApiRequest, ApiResponse, Handler, Route
 from registry.http.routing import Router
 from registry.state.base import Command, Query, ReadOptions, ReadResult
@@ -27,8 +28,9 @@ T = TypeVar("T")
 def add_plugin_routes(router: Router, routes: Iterable[HttpRoute]) -> None:
     """Serve plugins' routes where the core has none; what the core has stays the core's."""
     for route in routes:
+        operations = route.operations or (openapi.undescribed(route.pattern, route.handler),)
         try:
-            router.add(route.method, route.pattern, Route(_handler_of(route), route.operations))
+            router.add(route.method, route.pattern, Route(_handler_of(route), operations))
         except ValueError as problem:
             logger.error("Plugin route refused: error=%s", problem)
 

@@ -32,7 +32,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from registry.http.api import ApiResponse
-from registry.http.limits import ConnectionLimit, Deadlines, too_many_connections
+from registry.http.limits import BodyClock, ConnectionLimit, Deadlines, too_many_connections
 from registry.http.rim import Incoming, Rim, encode_value
 
 logger = logging.getLogger("registry.http")
@@ -51,6 +51,11 @@ PIPELINED_MAX = 64
 
 #: How long a refused client is listened to, seconds.
 LINGER_S = 1.0
+
+#: Headers of one request, looked at after each packet; programs send a dozen.
+HEADERS_MAX = 1000
+
+TOO_MANY_HEADERS = b"431 Request Header Fields Too Large"
 
 #: Request line and headers together, as Go's server has it.
 HEADER_BYTES_MAX = 1 << 20
@@ -219,6 +224,11 @@ class ApiProtocol(HttpToolsProtocol):
         self._reading_head = True
         #: When the sweep closes this connection, by the loop's clock; 0 = not now.
         self.deadline_s = 0.0
+        self._body_clock: BodyClock | None = None
+        #: What the transport had still to send when it last had less to send, and until when it
+        #: has to have less again; 0 = nothing waits.
+        self._unsent_bytes = 0
+        self._unsent_until_s = 0.0
 
     # Connection
 
@@ -246,9 +256,32 @@ class ApiProtocol(HttpToolsProtocol):
         if self._reading_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEADER_BYTES_MAX:
-                self._refuse(431, b"431 Request Header Fields Too Large")
+                self._refuse(431, TOO_MANY_HEADERS)
                 return
         super().data_received(data)
+        if self._reading_head and len(self.headers) > HEADERS_MAX:
+            self._refuse(431, TOO_MANY_HEADERS)
+
+    def close_if_late(self, now_s: float) -> None:
+        """Called by the sweep: close a connection that is past a deadline."""
+        # Closing waits until all is sent, which a client that reads nothing never lets be.
+        if self.flow.write_paused or self.transport.is_closing():
+            self._take_note_of_unsent(now_s)
+        if 0 < self._unsent_until_s < now_s:
+            self.transport.abort()
+        elif 0 < self.deadline_s < now_s:
+            self.transport.close()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unsent_until_s = 0.0
+
+    def _take_note_of_unsent(self, now_s: float) -> None:
+        """While nothing is added to what waits, it gets less or the client takes nothing."""
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if not self._unsent_until_s or unsent_bytes < self._unsent_bytes:
+            self._unsent_bytes = unsent_bytes
+            self._unsent_until_s = now_s + self.deadlines.answer_s
 
     def eof_received(self) -> None:
         """A client that closes its side is gone, as far as we can tell."""
@@ -320,8 +353,12 @@ class ApiProtocol(HttpToolsProtocol):
         cycle = ShortCycle(method, path, query.partition(b"#")[0], headers)
         cycle.keep_alive = self.parser.should_keep_alive()
         self.cycle = cycle
-        self.deadline_s = self.loop.time() + self.deadlines.body_s
+        self._begin_body()
         return True
+
+    def _begin_body(self) -> None:
+        self._body_clock = None  # made by the first piece: most requests have no body
+        self.deadline_s = self.loop.time() + self.deadlines.body_s
 
     def _begin_long(self, free: bool) -> None:
         http_version = self.parser.get_http_version()
@@ -358,7 +395,7 @@ class ApiProtocol(HttpToolsProtocol):
             keep_alive=self._keeps_alive(http_version),
             on_response=self.on_response_complete,
         )
-        self.deadline_s = self.loop.time() + self.deadlines.body_s
+        self._begin_body()
         if free:
             self._start_asgi_task(self.cycle, self.app)
         else:
@@ -386,7 +423,10 @@ class ApiProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if self.refused or cycle.response_complete:
             return
-        self.deadline_s = self.loop.time() + self.deadlines.body_s
+        now_s = self.loop.time()
+        if self._body_clock is None:
+            self._body_clock = BodyClock(self.deadlines, now_s)
+        self.deadline_s = self._body_clock.received(len(body), now_s)
         if type(cycle) is ShortCycle:
             cycle.body.append(body)
             return

@@ -48,7 +48,7 @@ from registry.http.shapes import (
     texts,
     unsigned,
 )
-from registry.state.base import Query, ReadResult, Refused
+from registry.state.base import Query, ReadOptions, ReadResult, Refused
 from registry.state.prepared import (
     CreateQuery,
     DeleteQuery,
@@ -63,6 +63,7 @@ from registry.state.prepared import (
     Template,
     UpdateQuery,
     flaw_of,
+    modifiable,
 )
 
 routes = Routes()
@@ -299,6 +300,11 @@ async def get(request: ApiRequest) -> ApiResponse:
     return read_response(request, query, meta, [query_view(found)])
 
 
+async def _require_known(request: ApiRequest, query_id: str) -> None:
+    found = await request.agent.read(GetQuery(id=query_id), ReadOptions())
+    check(modifiable(query_id, found.value))
+
+
 @routes.put(
     "/v1/query/",
     Operation(
@@ -314,7 +320,10 @@ async def update(request: ApiRequest) -> ApiResponse:
     query = await _read_definition(request)
     datacenter(request)
     query = msgspec.structs.replace(query, id=plain(request.argument))
-    _require_sound(query)
+    if flaw_of(query, parse_duration):
+        # That there is no such query is told before what is wrong with its new definition.
+        await _require_known(request, query.id)
+        _require_sound(query)
     check(await request.agent.write(UpdateQuery(query=query)))
     return empty_response()
 
@@ -383,11 +392,11 @@ async def _run(request: ApiRequest, query: Query) -> ReadResult:
 
 async def _execute(request: ApiRequest, name: str) -> ApiResponse:
     limit = _limit(request)
-    agent, near = request.agent, plain(request.query.get("near"))
+    near = plain(request.query.get("near"))
     query = ExecuteQuery(
         name=name,
         near=_near(request, near),
-        agent_node=agent.node_name,
+        agent_node=request.agent.node_name,
         connect="connect" in request.query and request.query.get("connect") != "false",
     )
     meta = await _run(request, query)
@@ -400,7 +409,7 @@ async def _execute(request: ApiRequest, name: str) -> ApiResponse:
         execution.query.service.service,
         [instance_view(each) for each in instances[: limit or None]],
         DnsView(execution.query.dns_ttl),
-        agent.datacenter,
+        request.agent.datacenter,
         0,
         0,
         meta.last_contact_ms * MILLISECOND,  # as everywhere in bodies, unlike in the header

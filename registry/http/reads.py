@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from registry.errors import NoPath
 from registry.http.api import ApiRequest, ApiResponse, HttpError, index_headers
 from registry.http.filter import Selectors, compile_filter
 from registry.http.params import (
-    NO_PATH,
+    enter,
     read_headers,
     read_options,
     read_response,
@@ -31,14 +32,20 @@ def options_of(request: ApiRequest) -> ReadOptions:
     except HttpError as problem:
         if problem.status != 500:
             raise
-        nothing = ReadResult(index=0, value=None, known_leader=False)
-        headers = (*problem.headers, *index_headers(nothing))
-        raise HttpError(problem.status, problem.text, headers) from None
+        raise _refused_read(problem.status, problem.text, problem.headers) from None
+
+
+def _refused_read(status: int, text: str, headers: tuple[tuple[str, str], ...] = ()) -> HttpError:
+    nothing = ReadResult(index=0, value=None, known_leader=False)
+    return HttpError(status, text, (*headers, *index_headers(nothing)))
 
 
 async def ask(request: ApiRequest, query: Query) -> ReadResult:
     options = options_of(request)  # first: `?cached` has the request go through the cache
-    return await request.agent.read(query, options)
+    try:
+        return await request.agent.read(query, options)
+    except NoPath as problem:
+        raise _refused_read(500, str(problem)) from problem
 
 
 async def answer(
@@ -103,6 +110,6 @@ def plain(text: str) -> str:
 
 
 def require_home(request: ApiRequest, datacenter: str) -> None:
-    """HttpError 500 when a write is meant for a datacenter that we do not know."""
-    if datacenter and datacenter.lower() != request.agent.datacenter.lower():
-        raise HttpError(500, NO_PATH)
+    """Have a write made in the datacenter that it names; HttpError 500 if there is no way there."""
+    if datacenter:
+        enter(request, datacenter)

@@ -18,7 +18,12 @@ ROBOTS = "User-agent: *\nDisallow: /\n"
     Operation(summary="Tell what listens here", answers=_TEXT_ANSWER),
 )
 async def index(request: ApiRequest) -> ApiResponse:
+    """To HEAD as well, unlike the rest: that is how a port is watched."""
     return text_response("Consul Agent")
+
+
+for _method in ("HEAD", "OPTIONS"):
+    routes.add(_method, "/")(index)
 
 
 @routes.get(

@@ -187,8 +187,7 @@ class HttpServer:
         self.state.default_headers = [(b"Date", formatdate(usegmt=True).encode())]
         now = loop.time()
         for connection in list(self.state.connections):
-            if 0 < connection.deadline_s < now:  # type: ignore[union-attr]
-                connection.transport.close()
+            connection.close_if_late(now)  # type: ignore[union-attr]
         self._sweeper = loop.call_later(self.deadlines.sweep_s, self._sweep)
 
 

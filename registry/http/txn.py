@@ -232,7 +232,7 @@ def _node_operation(
     request: ApiRequest, *, verb: str = "", node: Node | None = None
 ) -> NodeOperation:
     node = node or Node(node="")
-    datacenter = node.datacenter or request.agent.datacenter
+    datacenter = node.datacenter or request.query.get("dc").lower() or request.agent.datacenter
     return NodeOperation(verb=verb, node=msgspec.structs.replace(node, datacenter=datacenter))
 
 

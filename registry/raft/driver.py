@@ -60,6 +60,7 @@ from registry.raft.machine import Machine
 from registry.raft.membership import ConfigChange
 from registry.raft.messages import (
     AnyMessage,
+    AppendRequest,
     Configuration,
     Entry,
     EntryKind,
@@ -77,6 +78,12 @@ __all__ = ["NEVER_MS", "FollowerView", "Machine", "RaftDriver", "RaftSettings"]
 
 logger = logging.getLogger("registry.raft")
 
+
+#: A step goes on to the next thing as long as it had fewer entries than this, to write or to apply:
+#: 10 to 20 ms of work.
+_STEP_ENTRIES = 512
+#: The most that is applied in one go, but at least one entry: about as much.
+_APPLY_BYTES = 128 << 10
 
 #: What `last_contact_ms` says when no leader was ever heard: longer than any `max_stale`.
 NEVER_MS = 1 << 53
@@ -193,6 +200,7 @@ class RaftDriver:
         self._reads_ready: list[tuple[int, int, list[asyncio.Future[None]]]] = []
         self._leadership_ends: list[asyncio.Future[None]] = []
         self._leader_waiters: list[asyncio.Future[None]] = []
+        self._removal_waiters: list[asyncio.Future[None]] = []
         self._tasks: asyncio.TaskGroup | None = None
         self._ticked_at = self._clock()
         self._tick_s = self._settings.tick_ms / 1000
@@ -219,6 +227,7 @@ class RaftDriver:
             heartbeat_ticks=max(1, settings.election_ticks // 10),
             max_proposals=settings.proposals_max,
             max_proposal_bytes=settings.proposal_bytes_max,
+            max_apply_bytes=_APPLY_BYTES,
         )
 
     def _recover(self) -> None:
@@ -358,6 +367,13 @@ class RaftDriver:
             await future
         return self.leader_id
 
+    async def wait_until_removed(self) -> None:
+        """Return once the configuration in force here does not list this server any more."""
+        while any(server.id == self._server_id for server in self.configuration.servers):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._removal_waiters.append(future)
+            await future
+
     def receive(self, message: AnyMessage) -> None:
         """Hand in what a peer sent. Dropped when too much is waiting (R-5)."""
         if len(self._messages) >= self._settings.messages_max:
@@ -472,6 +488,7 @@ class RaftDriver:
             "last_log_term": str(self._log.term(self._log.last_index()) or 0),
             "last_snapshot_index": str(base.index if base else 0),
             "last_snapshot_term": str(base.term if base else 0),
+            "latest_configuration": _shown(configuration),
             "latest_configuration_index": str(configuration.index),
             "messages_dropped": str(self._messages_dropped),
             "num_peers": str(len(voters) - is_voter),
@@ -525,7 +542,8 @@ class RaftDriver:
             _refuse(futures, None)
         for _, _, futures in self._reads_ready:
             _refuse(futures, None)
-        _refuse([*self._leadership_ends, *self._leader_waiters], None)
+        waiters = [*self._leadership_ends, *self._leader_waiters, *self._removal_waiters]
+        _refuse(waiters, None)
 
     async def _wake_for_ticks(self) -> None:
         while True:
@@ -533,7 +551,9 @@ class RaftDriver:
             self._wake()
 
     async def _input(self) -> None:
-        if not self._awake:
+        if self._awake:
+            await asyncio.sleep(0)  # the last step left something; others on the loop have a turn
+        else:
             self._waker = asyncio.get_running_loop().create_future()
             await self._waker
             self._waker = None
@@ -545,23 +565,43 @@ class RaftDriver:
             self._waker.set_result(None)
 
     def _step(self) -> None:
-        """Hand all collected input to the core, then do what it wants."""
+        """Hand collected input to the core, then do what it wants.
+
+        All of it, as long as that is little. A follower that catches up has thousands of entries to
+        write and to apply: it does so in steps of some milliseconds, and answers in between.
+        """
         self._advance_clock()
         if self._failure is not None:
             raise self._failure
         if self._synced is not None:
             self._finish_sync(self._synced)
-        messages, self._messages = self._messages, []
-        for message in messages:
-            self._deliver(message)
+        self._deliver_messages()
         requests, self._requests = self._requests, []
         for request in requests:
             request()
         self._append_proposals()
         self._begin_reads()
+        entries = 0
         while self._core.has_ready():
-            self._execute(self._core.ready())
+            if entries >= _STEP_ENTRIES:
+                self._wake()
+                break
+            ready = self._core.ready()
+            entries += len(ready.entries) + len(ready.committed)
+            self._execute(ready)
         self._tell_transport()
+
+    def _deliver_messages(self) -> None:
+        entries = taken = 0
+        while taken < len(self._messages) and entries < _STEP_ENTRIES:
+            message = self._messages[taken]
+            taken += 1
+            if isinstance(message, AppendRequest):
+                entries += len(message.entries)
+            self._deliver(message)
+        del self._messages[:taken]
+        if self._messages:
+            self._wake()
 
     def _advance_clock(self) -> None:
         """Count the ticks that are due."""
@@ -736,6 +776,7 @@ class RaftDriver:
         if configuration is not self._peers_told:
             self._peers_told = configuration
             self._transport.set_peers(configuration)
+            _resolve(self._removal_waiters)
 
     # -- helpers of the callers' side --------------------------------------------------------
 
@@ -811,3 +852,15 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield from _leaves(error)
         else:
             yield error
+
+
+def _shown(configuration: Configuration) -> str:
+    """A configuration on one line, as its API spells it."""
+    shown = (
+        f"{{Suffrage:{_SUFFRAGE[server.role]} ID:{server.id} Address:{server.address}}}"
+        for server in configuration.servers
+    )
+    return f"[{' '.join(shown)}]"
+
+
+_SUFFRAGE = {Role.VOTER: "Voter", Role.LEARNER: "Nonvoter"}

@@ -44,7 +44,10 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, tag=0):
 
 
 class Hello(Frame, frozen=True, array_like=True, tag=1):
-    """Who speaks. `server_id` and `address` ("ip:port" of the listener) are a server's."""
+    """Who speaks. `server_id` and `address` ("ip:port" of the listener) are a server's.
+
+    The datacenter is the one that is meant: whoever calls a server of another one names that.
+    """
 
     datacenter: str
     node: str

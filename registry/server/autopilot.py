@@ -229,7 +229,7 @@ class Autopilot:
         act_at = self._monotonic() + ACT_INTERVAL_S
         while True:
             self.report()
-            if self._wake.is_set() or self._monotonic() >= act_at:
+            if self._wake.is_set() or self._monotonic() >= act_at or self._is_promotion_due():
                 self._wake.clear()
                 act_at = self._monotonic() + ACT_INTERVAL_S
                 await self.act()
@@ -238,6 +238,10 @@ class Autopilot:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _is_promotion_due(self) -> bool:
+        """Whether a server has just been well for long enough; its vote may be needed soon."""
+        return next_promotion(self.outlook(), self._since, self._monotonic()) is not None
 
     def outlook(self) -> Outlook:
         consensus = self._consensus

@@ -11,22 +11,31 @@ import asyncio
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import msgspec
 
 from registry.errors import RegistryError, RemoteProtocolError
-from registry.rpc.connection import Connection
 from registry.server.autopilot import AutopilotReport
 from registry.server.bootstrap import PeersAnswer
+from registry.server.gossip_keys import KeysCall, PoolKeys
 from registry.state.base import Command, Query, ReadOptions, ReadResult
+from registry.state.coordinates import NodeCoordinate
 from registry.state.dump import StateDump
 from registry.state.machine import encode_command, encode_query
 from registry.state.results import decode_result
 
 WRITE, READ, FACTS, REMOVE_SERVER = "write", "read", "facts", "remove-server"
 AUTOPILOT, PEERS = "autopilot", "raft.peers"
+RELAY, DATACENTERS, FIRE, KEYS = "relay", "datacenters", "fire", "gossip-keys"
 DUMP_OPEN, DUMP_NEXT, DUMP_CLOSE = "dump-open", "dump-next", "dump-close"
+
+
+class Asked(Protocol):
+    """Whoever answers calls: a connection to a server, or the way to one of another datacenter."""
+
+    async def call(self, method: str, body: bytes) -> bytes: ...
+
 
 #: A state up to this size is kept in memory while it is handed on, a larger one in a file.
 _SPOOL_BYTES_MAX = 8 << 20
@@ -86,6 +95,34 @@ class DumpHandle(msgspec.Struct, frozen=True, array_like=True):
     handle: int
 
 
+class RelayCall(msgspec.Struct, frozen=True, array_like=True):
+    """A call that a server is to hand on to one of another datacenter.
+
+    `waits_ms` is how long the call itself may take there; one that is not `repeatable` is not given
+    to a second server when the answer of the first is lost.
+    """
+
+    datacenter: str
+    method: str
+    body: bytes
+    repeatable: bool
+    waits_ms: int = 0
+
+
+class DatacenterServers(msgspec.Struct, frozen=True, array_like=True):
+    """A datacenter, and where its servers are in the network between datacenters."""
+
+    name: str
+    servers: tuple[NodeCoordinate, ...]
+
+
+class FireCall(msgspec.Struct, frozen=True, array_like=True):
+    """A user event for all agents of the server's datacenter, encoded as it travels there."""
+
+    name: str
+    payload: bytes
+
+
 T = TypeVar("T")
 
 encode = msgspec.msgpack.Encoder().encode
@@ -96,16 +133,17 @@ def decode(raw: bytes, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
-        raise RemoteProtocolError(f"not a {kind.__name__}: {problem}") from problem
+        name = getattr(kind, "__name__", kind)
+        raise RemoteProtocolError(f"not a {name}: {problem}") from problem
 
 
-async def write(connection: Connection, command: Command, hop: int) -> Any:
+async def write(connection: Asked, command: Command, hop: int) -> Any:
     """Have a server carry out a command; its result, as `Server.write` gives it."""
     raw = await connection.call(WRITE, encode(WriteCall(hop, encode_command(command))))
     return decode_result(type(command), raw)
 
 
-async def read(connection: Connection, query: Query, options: ReadOptions, hop: int) -> ReadResult:
+async def read(connection: Asked, query: Query, options: ReadOptions, hop: int) -> ReadResult:
     """Have a server answer a query, waiting there if it blocks."""
     raw = await connection.call(READ, encode(ReadCall(hop, encode_query(query), options)))
     answer = decode(raw, ReadAnswer)
@@ -118,27 +156,47 @@ async def read(connection: Connection, query: Query, options: ReadOptions, hop: 
     )
 
 
-async def facts(connection: Connection) -> ServerFacts:
+async def facts(connection: Asked) -> ServerFacts:
     """What a server knows of its cluster."""
     return decode(await connection.call(FACTS, b""), ServerFacts)
 
 
-async def remove_server(connection: Connection, server_id: str, hop: int) -> None:
+async def remove_server(connection: Asked, server_id: str, hop: int) -> None:
     """Have a server put out of the Raft configuration."""
     await connection.call(REMOVE_SERVER, encode(RemoveCall(hop, server_id)))
 
 
-async def autopilot_health(connection: Connection, hop: int) -> AutopilotReport:
+async def autopilot_health(connection: Asked, hop: int) -> AutopilotReport:
     """How the leader sees the servers."""
     return decode(await connection.call(AUTOPILOT, encode(AutopilotCall(hop))), AutopilotReport)
 
 
-async def raft_peers(connection: Connection) -> PeersAnswer:
+async def raft_peers(connection: Asked) -> PeersAnswer:
     """Whether a server is part of a cluster already, and of which."""
     return decode(await connection.call(PEERS, b""), PeersAnswer)
 
 
-async def open_dump(connection: Connection, hop: int) -> StateDump:
+async def relay(connection: Asked, call: RelayCall) -> bytes:
+    """Have a server hand a call on to another datacenter. Raises `NoPath` when it knows no way."""
+    return await connection.call(RELAY, encode(call))
+
+
+async def datacenters(connection: Asked) -> list[DatacenterServers]:
+    """The datacenters that a server knows, the nearest first; none if it is in no WAN pool."""
+    return decode(await connection.call(DATACENTERS, b""), list[DatacenterServers])
+
+
+async def fire(connection: Asked, name: str, payload: bytes) -> None:
+    """Have a server tell a user event to all agents of its datacenter."""
+    await connection.call(FIRE, encode(FireCall(name, payload)))
+
+
+async def change_keys(connection: Asked, call: KeysCall) -> list[PoolKeys]:
+    """Have all pools of a server do something with a gossip key; none if they are not encrypted."""
+    return decode(await connection.call(KEYS, encode(call)), list[PoolKeys])
+
+
+async def open_dump(connection: Asked, hop: int) -> StateDump:
     """The whole state of the leader, brought here piece by piece before this returns."""
     opened = decode(await connection.call(DUMP_OPEN, encode(DumpCall(hop))), DumpOpened)
     handle = encode(DumpHandle(opened.handle))

@@ -12,6 +12,8 @@ from registry.rpc.server import Caller, Handler
 from registry.server import calls
 from registry.server.autopilot import AutopilotReport
 from registry.server.bootstrap import PeersAnswer
+from registry.server.datacenters import Datacenters
+from registry.server.gossip_keys import KeysCall, PoolKeys
 from registry.state.base import Command, Query, ReadOptions, ReadResult
 from registry.state.dump import StateDump
 from registry.state.machine import decode_command, decode_query
@@ -37,6 +39,10 @@ class Answering(Protocol):
     async def open_dump(self) -> StateDump: ...
     async def open_dump_here(self) -> StateDump: ...
     async def facts(self) -> calls.ServerFacts: ...
+    def fire(self, name: str, payload: bytes) -> None: ...
+    async def change_keys(self, call: KeysCall) -> list[PoolKeys]: ...
+    @property
+    def datacenters(self) -> Datacenters: ...
 
 
 class _OpenDump:
@@ -78,6 +84,10 @@ class Endpoint:
             calls.REMOVE_SERVER: self.remove_server,
             calls.AUTOPILOT: self.autopilot_health,
             calls.PEERS: self.raft_peers,
+            calls.RELAY: self.relay,
+            calls.DATACENTERS: self.datacenters,
+            calls.FIRE: self.fire,
+            calls.KEYS: self.change_keys,
             calls.DUMP_OPEN: self.open_dump,
             calls.DUMP_NEXT: self.next_of_dump,
             calls.DUMP_CLOSE: self.close_dump,
@@ -127,6 +137,20 @@ class Endpoint:
 
     async def raft_peers(self, caller: Caller, body: bytes) -> bytes:
         return calls.encode(self._server.peers())
+
+    async def relay(self, caller: Caller, body: bytes) -> bytes:
+        return await self._server.datacenters.relay(calls.decode(body, calls.RelayCall))
+
+    async def datacenters(self, caller: Caller, body: bytes) -> bytes:
+        return calls.encode(await self._server.datacenters.known())
+
+    async def fire(self, caller: Caller, body: bytes) -> bytes:
+        call = calls.decode(body, calls.FireCall)
+        self._server.fire(call.name, call.payload)
+        return b""
+
+    async def change_keys(self, caller: Caller, body: bytes) -> bytes:
+        return calls.encode(await self._server.change_keys(calls.decode(body, KeysCall)))
 
     async def open_dump(self, caller: Caller, body: bytes) -> bytes:
         call = calls.decode(body, calls.DumpCall)

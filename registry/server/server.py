@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,10 @@ from registry.server import calls
 from registry.server.autopilot import DEFAULT_SETTINGS, AutopilotReport
 from registry.server.bootstrap import Bootstrap, PeersAnswer, peers_answer
 from registry.server.change_feed import ChangeFeed, Show
+from registry.server.datacenters import Datacenters, WanPool
 from registry.server.endpoint import Endpoint
 from registry.server.forwarding import NOT_YET, Forwarding
+from registry.server.gossip_keys import KeysCall, PoolKeys
 from registry.server.leader import LeaderDuties
 from registry.server.members import (
     MemberPool,
@@ -55,17 +57,22 @@ logger = logging.getLogger("registry.server")
 DUMP_LIMIT_S = 600.0
 
 
+#: How long a server that leaves waits to be put out of the Raft configuration.
+REMOVAL_LIMIT_S = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """What a server needs to know beside its store. Times in seconds."""
 
     facts: LocalServerFacts
     hold_timeout_s: float = 7.0
-    leave_drain_s: float = 5.0
     #: Holds until an operator sets something else for the whole cluster.
     autopilot: AutopilotSettings = DEFAULT_SETTINGS
     #: With how many servers a cluster is founded, if there is none; 0: wait to be added to one.
     bootstrap_expect: int = 0
+    #: Whether it founds one by itself.
+    bootstrap: bool = False
 
 
 class Server:
@@ -111,6 +118,14 @@ class Server:
         self.forwarding = Forwarding(
             driver, self._connections, hold_timeout_s=settings.hold_timeout_s
         )
+        facts = settings.facts
+        self.datacenters = Datacenters(
+            facts.datacenter, facts.node_name, hold_timeout_s=settings.hold_timeout_s
+        )
+        #: Called with name and payload of a user event that another datacenter has fired here.
+        self.on_fire: Callable[[str, bytes], None] | None = None
+        #: Called to have all pools of this server do something with a gossip key.
+        self.on_keys: Callable[[KeysCall], Awaitable[list[PoolKeys]]] | None = None
         #: Called when this server becomes the leader.
         self.on_elected: Callable[[], None] | None = None
         driver.on_role_change = self._role_changed
@@ -128,11 +143,23 @@ class Server:
             group.create_task(self.bootstrap.run())
             if self.feed is not None:
                 group.create_task(self.feed.run())
+            group.create_task(self.datacenters.run())
 
-    def attach(self, pool: MemberPool) -> None:
-        """Follow this gossip pool from now on; until then the server is a pool of its own."""
+    def attach(self, pool: MemberPool, wan: WanPool | None = None) -> None:
+        """Follow these gossip pools from now on; until then the server is a pool of its own."""
         self.duties.attach(pool)
         self.bootstrap.members_changed()
+        if wan is not None:
+            self.datacenters.attach(wan)
+
+    def fire(self, name: str, payload: bytes) -> None:
+        """Tell a user event, that comes from another datacenter, to all agents of this one."""
+        if self.on_fire is not None:
+            self.on_fire(name, payload)
+
+    async def change_keys(self, call: KeysCall) -> list[PoolKeys]:
+        """Do what a client agent asks, which is not in all of the pools itself."""
+        return [] if self.on_keys is None else await self.on_keys(call)
 
     def member_changed(self, member: PoolMember) -> None:
         """News of a member of the pool; one that it has forgotten comes as REAPED. Never waits."""
@@ -249,6 +276,22 @@ class Server:
             limit_s=self.settings.hold_timeout_s,
         )
 
+    async def removed(self) -> None:
+        """After the pool was left: wait, but not for ever, until the others have put this server
+        out. At once if there are none."""
+        if len(self.driver.configuration.servers) < 2:
+            return
+        try:
+            async with asyncio.timeout(REMOVAL_LIMIT_S):
+                await self.driver.wait_until_removed()
+            logger.info("this server is out of the raft configuration")
+        except TimeoutError:
+            logger.warning(
+                "the others have not put this server out of the raft configuration; if it stays "
+                "listed there, use: operator raft remove-peer -id=%s",
+                self.driver.server_id,
+            )
+
     async def remove_server_here(self, server_id: str) -> None:
         """As the leader; raises `NotLeader` elsewhere."""
         while True:
@@ -297,15 +340,11 @@ class Server:
         return {
             "consul": {
                 "acl": "disabled",
-                "bootstrap": str(len(self.driver.configuration.servers) == 1).lower(),
-                "known_datacenters": "1",
+                "bootstrap": str(self.settings.bootstrap).lower(),
+                "known_datacenters": str(self.datacenters.count),
                 "leader": str(leader).lower(),
                 "leader_addr": self.driver.leader_address,
                 "server": "true",
             },
-            "raft": {
-                **self.driver.statistics(),
-                "state": self.driver.role.value.capitalize(),
-                "num_peers": str(max(0, len(self.driver.configuration.servers) - 1)),
-            },
+            "raft": self.driver.statistics(),
         }

@@ -134,9 +134,13 @@ class DeleteQuery(Command, tag="query-delete", frozen=True, kw_only=True):
 
 
 def _existing(reader: Reader, query_id: str) -> PreparedQuery | Refused:
-    if isinstance(flaw := _id_flaw(query_id), Refused):
-        return Refused(f"Prepared Query lookup failed: {flaw.reason}")
-    found = get_query(reader, query_id)
+    return modifiable(query_id, _id_flaw(query_id) or get_query(reader, query_id))
+
+
+def modifiable(query_id: str, found: PreparedQuery | Refused | None) -> PreparedQuery | Refused:
+    """What `GetQuery` found, or why nothing can be changed there."""
+    if isinstance(found, Refused):
+        return Refused(f"Prepared Query lookup failed: {found.reason}")
     return found or Refused(f"Cannot modify non-existent prepared query: '{query_id}'")
 
 

@@ -31,6 +31,10 @@ WHOLE_CLUSTER = frozenset(
         "/v1/status/peers",
     }
 )
+# The same of command lines.
+WHOLE_CLUSTER_COMMANDS = ("operator raft list-peers", "members -wan")
+# What is printed of servers alone, and never of a client agent.
+SERVER_ONLY = ("| server |", "raft:")
 # A copy that lags is up to date within this; many times the heartbeat of a leader.
 CATCH_UP_S = 5
 
@@ -44,10 +48,14 @@ class Rule:
 
 
 def _lists_the_only_server(step: Step) -> bool:
+    if command := _command(step):
+        return command.startswith(WHOLE_CLUSTER_COMMANDS)
     return path_of(step) in WHOLE_CLUSTER and isinstance(_expected_body(step), list | dict)
 
 
 def _tells_that_it_is_a_server(step: Step) -> bool:
+    if _command(step):
+        return "-wan" in _command(step) or any(word in _printed(step) for word in SERVER_ONLY)
     match _expected_body(step):
         case {"Config": {"Server": True}}:
             return path_of(step) == "/v1/agent/self"
@@ -77,12 +85,12 @@ def recordings_for(folder: Path, *rules: Rule) -> list[Recording]:
     return recordings
 
 
-def write(recordings: list[Recording], folder: Path, *, serial: bool) -> int:
-    """Write the cases that run alone (`serial`), or the other ones, for a replay; their number."""
+def write(recordings: list[Recording], folder: Path, *, serial: bool | None = None) -> int:
+    """Write cases for a replay: all, or those that run alone (`serial`) or not; their number."""
     folder.mkdir(parents=True)
     count = 0
     for recording in recordings:
-        cases = [case for case in recording.cases if bool(case.get("serial")) == serial]
+        cases = [case for case in recording.cases if serial in (None, bool(case.get("serial")))]
         text = yaml.safe_dump({"area": recording.area, "cases": cases}, sort_keys=False)
         (folder / f"{recording.area}.yaml").write_text(text)
         count += len(cases)
@@ -141,6 +149,15 @@ def _steps(case: Case) -> list[Step]:
 
 def _target(step: Step) -> str:
     return str(step.get("do", "")).partition(" ")[2]
+
+
+def _command(step: Step) -> str:
+    return str(step.get("cmd", ""))
+
+
+def _printed(step: Step) -> str:
+    lines = _expects(step, "stdout")
+    return "\n".join(map(str, lines)) if isinstance(lines, list) else ""
 
 
 def _expected_body(step: Step) -> object:

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from registry.agent.config import AgentConfig
-from registry.agent.facade import AgentFacade, Backend, KeyOperation, Member, PoolKeys
+from registry.agent.facade import AgentFacade, Backend, Member
 from registry.agent.reload import ReloadReport
 from registry.errors import NotFound, Unavailable
 from registry.http.limits import Deadlines
 from registry.http.rim import Rim
 from registry.http.server import HttpServer, Listen
+from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.state.coordinates import Coordinate
 from registry.testing.consensus import InstantBackend
 
@@ -33,6 +34,9 @@ class OneMember:
 
     def coordinate(self) -> Coordinate:
         return Coordinate()
+
+    def statistics(self, *, wan: bool = False) -> dict[str, str]:
+        return {} if wan else {"members": "1"}
 
     async def join(self, address: str, *, wan: bool = False) -> int:
         raise Unavailable(f"Failed to join {address}: connection refused")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from registry.testing.process import AgentProcess
 HERE = Path(__file__).parent
 INSTALLED = Path(sys.prefix) / "clients"
 INSTALL_SECONDS = 150
+#: What npm and go say when they do not reach their registries.
+NO_NETWORK = re.compile(r"dial tcp|i/o timeout|GOPROXY|ECONN|ENOTFOUND|EAI_AGAIN|ETIMEDOUT")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,10 @@ def npm_packages() -> Path:
 @pytest.fixture(scope="session")
 def go_calls() -> Path:
     """The program of `go/`, compiled."""
-    return install("go", "*", [need("go"), "test", "-c", "-o", "calls", "."]) / "calls"
+    return (
+        install("go", "*", [need("go"), "test", "-buildvcs=false", "-c", "-o", "calls", "."])
+        / "calls"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +64,10 @@ def prometheus_program() -> str:
 @pytest.fixture(scope="session")
 def prometheus_discovery() -> Path:
     """The program of `prometheus/`, compiled."""
-    return install("prometheus", "*", [need("go"), "build", "-o", "discover", "."]) / "discover"
+    return (
+        install("prometheus", "*", [need("go"), "build", "-buildvcs=false", "-o", "discover", "."])
+        / "discover"
+    )
 
 
 def need(program: str) -> str:
@@ -105,5 +114,7 @@ def _run(name: str, command: Sequence[str], directory: Path) -> None:
     except subprocess.TimeoutExpired:
         pytest.skip(f"the {name} client was not installed within {INSTALL_SECONDS} s")
     except subprocess.CalledProcessError as problem:
-        said = problem.stdout.decode(errors="replace")[-400:]
-        pytest.skip(f"the {name} client could not be installed: {said}")
+        said = " ".join(problem.stdout.decode(errors="replace").split())
+        if not NO_NETWORK.search(said):
+            raise AssertionError(f"the {name} client could not be installed: {said}") from None
+        pytest.skip(f"the {name} client could not be fetched: {said[:300]}")

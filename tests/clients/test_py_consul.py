@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import consul
@@ -524,3 +526,26 @@ def test_the_log_is_followed(agent: AgentProcess) -> None:
         client.agent.monitor(loglevel="debug")
     assert time.monotonic() - started < 20
     client.http.session.close()
+
+
+def test_keys_of_encrypted_gossip_and_a_leave(tmp_path: Path) -> None:
+    first, second = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+    with AgentProcess(tmp_path, config={"encrypt": first}, name=NODE) as agent:
+        client = consul.Consul(host="127.0.0.1", port=agent.ports["http"])
+
+        def keys() -> list[dict[str, int]]:
+            return [each["Keys"] for each in client.operator.keyring_list()]
+
+        assert keys() == [{first: 1}, {first: 1}]  # of the wide area's pool and of this one
+        assert client.operator.keyring_install(second) is True
+        assert client.operator.keyring_use(second) is True
+        with pytest.raises(ConsulException, match="primary"):
+            client.operator.keyring_remove(second)
+        assert client.operator.keyring_remove(first) is True
+        assert keys() == [{second: 1}, {second: 1}]
+        with pytest.raises(ConsulException, match="not found"):
+            client.operator.raft_remove_peer(address="127.0.0.1:1")
+        assert client.agent.leave() is True
+        assert agent.process is not None
+        assert agent.process.wait(20) == 0
+        client.http.session.close()

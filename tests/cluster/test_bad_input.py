@@ -19,6 +19,10 @@ from typing import Any
 
 import pytest
 
+from registry.http import openapi
+from registry.http.app import FAMILIES
+from registry.http.operations import JSON_MEDIA, matches
+from registry.http.routing import Router
 from registry.testing.process import AgentProcess
 
 ROUNDS = int(os.environ.get("REGISTRY_BAD_INPUT_ROUNDS", "600"))
@@ -236,6 +240,88 @@ def test_a_reason_for_maintenance_that_is_no_text(agent: AgentProcess) -> None:
     client.request("PUT", "/v1/agent/maintenance?enable=false")
 
 
+# A body of nonsense to every operation there is, by the table that serves them
+
+
+#: What follows the patterns: what would be called is on this host.
+PATH_ARGUMENTS = {"/v1/agent/join/": "127.0.0.1:1"}
+
+#: After it there is no agent; and a stream without end.
+NOT_CALLED = {"/v1/agent/leave", "/v1/agent/monitor"}
+
+ENDPOINTS = {
+    endpoint.pattern: endpoint
+    for endpoint in Router(family.routes for family in FAMILIES).endpoints()
+    if endpoint.pattern not in NOT_CALLED
+}
+
+FORMS = {
+    (method, pattern): [
+        form for _, its_method, form in openapi.forms_of([endpoint]) if its_method == method
+    ]
+    for pattern, endpoint in ENDPOINTS.items()
+    for method in endpoint.handlers
+}
+
+
+def nonsense(rng: random.Random) -> list[bytes]:
+    """Bodies that are no JSON, each in another way."""
+    return [
+        rng.randbytes(1),
+        b"\xff" + rng.randbytes(200),
+        b"{" + rng.randbytes(50),
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'"' + bytes(rng.choices(range(0x20), k=20)),
+        b"\x1f\x8b\x08\x00" + rng.randbytes(100),
+        b"\x00" * 5000,
+    ]
+
+
+@pytest.mark.parametrize("pattern", sorted(ENDPOINTS))
+def test_a_body_of_nonsense(agent: AgentProcess, pattern: str) -> None:
+    """It is refused in words, or not looked at, or stored where any bytes may be."""
+    rng = random.Random(f"{SEED} {pattern}")
+    argument = PATH_ARGUMENTS.get(pattern, "a") if pattern.endswith("/") and pattern != "/" else ""
+    for method in ENDPOINTS[pattern].handlers:
+        forms = FORMS[method, pattern]
+        refusals = [refusal for form in forms for refusal in form.all_refusals()]
+        takes_json = any(form.body and form.body.media == JSON_MEDIA for form in forms)
+        for body in nonsense(rng):
+            head = f"{method} {pattern}{argument} HTTP/1.1\r\nContent-Length: {len(body)}\r\n"
+            answer = exchange(agent, head.encode() + HOST + CLOSE + b"\r\n" + body)
+            told = f"seed {SEED}: {head!r} {body[:80]!r}\n{answer.raw[:500]!r}"
+            assert answer.closed, told
+            if takes_json:
+                assert 400 <= answer.status < 500, told
+                assert answer.text, told
+            elif answer.status >= 500:
+                assert matches(refusals, answer.status, answer.text), told
+            else:
+                assert 200 <= answer.status < 500, told
+
+
+WITH_BODY = sorted(
+    key for key, forms in FORMS.items() if any(form.body is not None for form in forms)
+)
+
+
+@pytest.mark.parametrize(("method", "pattern"), WITH_BODY)
+def test_a_body_that_is_too_large(agent: AgentProcess, method: str, pattern: str) -> None:
+    """It is refused with both sizes before it is sent."""
+    argument = "a" if pattern.endswith("/") else ""
+    head = f"{method} {pattern}{argument} HTTP/1.1\r\nContent-Length: 1000000000\r\n"
+    answer = exchange(agent, head.encode() + HOST + CLOSE + b"\r\n")
+    assert answer.closed
+    if answer.status != 401:
+        assert answer.status == 413
+        told = re.search(
+            r"Request body\(1000000000 bytes\) too large, max size: (\d+)", answer.text
+        )
+        assert told, answer.text
+        assert 512 * 1024 <= int(told[1]) <= 512 << 20
+
+
 # The protocol
 
 
@@ -297,6 +383,17 @@ def test_a_chunked_value_is_held_to_the_same_limit(agent: AgentProcess) -> None:
     assert put(VALUE_BYTES_MAX).status == 200
     assert put(VALUE_BYTES_MAX + 1).status == 413
     assert agent.client.kv_get("chunked") == b"v" * VALUE_BYTES_MAX
+
+
+@pytest.mark.parametrize("size", [10_000, 1_000_000])
+def test_a_giant_filter_holds_up_nobody(agent: AgentProcess, size: int) -> None:
+    expression = b"(" * size + b"Node%20==%20a"
+    request = b"GET /v1/catalog/nodes?filter=" + expression + b" HTTP/1.1\r\n" + HOST + CLOSE
+    started = time.monotonic()
+    answer = exchange(agent, request + b"\r\n")
+    assert answer.status == 400
+    assert answer.text.startswith("Bad request: the filter expression is too large: longer than")
+    assert time.monotonic() - started < 5
 
 
 def test_pipelined_requests_are_answered_in_order(agent: AgentProcess) -> None:

@@ -89,11 +89,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentCluster]:
         yield running
 
 
+def url_of(agent: AgentProcess) -> str:
+    return f"http://{agent.http_address}"
+
+
 class Replayed:
     """The cases that an agent of a cluster has to pass, in two folders for the kit's program."""
 
     def __init__(self, agent: AgentProcess, recordings: list[Recording], root: Path) -> None:
-        self._url = f"http://{agent.address}:{agent.ports['http']}"
+        self._url = url_of(agent)
         self._folders = {serial: root / f"serial-{serial}" for serial in (False, True)}
         self._counts = {
             serial: write(recordings, folder, serial=serial)
@@ -123,23 +127,34 @@ def test_http_of_a_cluster(cluster: AgentCluster, tmp_path: Path, number: int) -
         assert_passed(output, count)
 
 
-def test_few_cases_need_a_single_server() -> None:
+@pytest.mark.parametrize("kind", ["cases", "cli"])
+def test_few_cases_need_a_single_server(kind: str) -> None:
     """The rules leave out what cannot hold in a cluster, and little of any area."""
-    for recording in recordings_for(KIT / "cases", IN_A_CLUSTER, ON_A_CLIENT):
+    for recording in recordings_for(KIT / kind, IN_A_CLUSTER, ON_A_CLIENT):
         assert len(recording.excluded) <= max(1, len(recording.cases) / 2), recording.excluded
+
+
+def replay_command_lines(*arguments: str) -> str:
+    second = f"{PROGRAM} agent -data-dir {{data_dir}} -config-dir {{config_dir}}"
+    own = ("--cli", PROGRAM, "--program", "registry", "--client-agent", second)
+    return replay("replay_cli.py", *own, "--shuffle", *arguments)
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_command_line(number: int) -> None:
-    output = replay(
-        "replay_cli.py",
-        "--cli",
-        PROGRAM,
-        "--program",
-        "registry",
-        "--agent",
-        f"{PROGRAM} {MODES['dev']}",
-        "--client-agent",
-        f"{PROGRAM} agent -data-dir {{data_dir}} -config-dir {{config_dir}}",
-    )
+    output = replay_command_lines("--agent", f"{PROGRAM} {MODES['dev']}")
     assert_passed(output, case_count(KIT / "cli"))
+
+
+@pytest.mark.skipif(ROUNDS == 1, reason="takes long: a part of make conformance-campaign")
+@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize("asked", ["follower", "client"])
+def test_command_line_of_a_cluster(
+    cluster: AgentCluster, tmp_path: Path, asked: str, number: int
+) -> None:
+    agent = cluster.clients[0] if asked == "client" else cluster.followers()[0]
+    rules = (IN_A_CLUSTER, ON_A_CLIENT) if asked == "client" else (IN_A_CLUSTER,)
+    count = write(recordings_for(KIT / "cli", *rules), tmp_path / "cases")
+    folder = str(tmp_path / "cases")
+    output = replay_command_lines("--url", url_of(agent), "--cases", folder)
+    assert_passed(output, count)

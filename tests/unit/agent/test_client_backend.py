@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from registry.agent.client_backend import ClientBackend, RateLimit, ServerList
+from registry.agent.client_backend import ClientBackend, RateLimit
 from registry.agent.facade import Backend
 from registry.errors import (
     NoLeader,
@@ -21,6 +21,7 @@ from registry.errors import (
 from registry.rpc.pool import Pool, PoolSettings
 from registry.rpc.stream import Hello
 from registry.server import calls
+from registry.server.server_list import ServerList
 from registry.state.base import ReadOptions, Refused
 from registry.state.kv import KvGet, KvList, KvSet
 from registry.state.locks import KvLock

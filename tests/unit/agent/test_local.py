@@ -177,9 +177,9 @@ async def test_kinds_come_from_the_hook(clock: ManualClock) -> None:
         await clock.advance(2)
     assert local.checks["c"].type_name == "my-type"
     assert state_of(local, "c") == ("passing", "checked")
-    with pytest.raises(Rejected, match="Check is not valid: bad is not good"):
+    with pytest.raises(DefinitionRefused, match="Check is not valid: bad is not good"):
         await local.add_check(replace(check, plugin_settings={"bad": True}))
-    with pytest.raises(Rejected, match='there is no check type "other"'):
+    with pytest.raises(DefinitionRefused, match='there is no check type "other"'):
         await local.add_check(replace(check, plugin_type="other"))
     assert local.checks["c"].definition == check
 

@@ -32,6 +32,10 @@ from registry.testing.command_line import Run
             "bytes: the file is not UTF-8 text",
             id="login",
         ),
+        *(
+            pytest.param(["catalog", what, "x"], "Too many arguments (expected 0, got 1)", id=what)
+            for what in ("datacenters", "nodes", "services")
+        ),
     ],
 )
 def test_refusals(cli: Run, tmp_path: Path, words: list[str], told: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.testing.agent_cluster import AgentCluster
 from registry.testing.command_line import Run
 from registry.testing.process import AgentProcess
 
@@ -28,10 +29,24 @@ def test_a_key_is_changed(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert cli("keyring", "-list") == (0, listed(OLD, NEW), "")
         refused = cli("keyring", f"-remove={OLD}")
         assert refused.status == 1
-        assert "LAN error: 1/1 nodes reported failure" in refused.err
+        assert "dc1 (LAN) error: 1/1 nodes reported failure" in refused.err
         assert cli("keyring", f"-use={NEW}").status == 0
         assert cli("keyring", f"-remove={OLD}").status == 0
         assert cli("keyring", "-list") == (0, listed(NEW), "")
         wrong = cli("keyring", "-install=short")
         assert wrong.status == 1
         assert "nodes reported failure" in wrong.err
+
+
+def test_a_client_agent_changes_the_keys_of_all_pools(
+    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not in the WAN pool itself: a key changed there alone would part the datacenters."""
+    with AgentCluster(tmp_path, servers=1, clients=1, config={"encrypt": OLD}) as cluster:
+        monkeypatch.setenv("REGISTRY_HTTP_ADDR", cluster.clients[0].http_address)
+        assert cli("keyring", f"-install={NEW}").status == 0
+        assert cli("keyring", f"-use={NEW}").status == 0
+        assert cli("keyring", f"-remove={OLD}").status == 0
+        about = "==> Gathering installed encryption keys...\n"
+        pools = f"\nWAN:\n  {NEW} [1/1]\n\ndc1 (LAN):\n  {NEW} [2/2]\n"
+        assert cli("keyring", "-list") == (0, about + pools, "")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from registry.cli.holders import LOCK_FLAGS, SEMAPHORE_FLAGS, LockHolder, SemaphoreHolder
-from registry.client import Client
+from registry.client import Client, Response
 from registry.errors import Rejected
 from registry.testing.command_line import Run, Stub
 from registry.testing.process import AgentProcess, wait_until
@@ -146,6 +146,26 @@ def test_it_waits_its_turn(agent: AgentProcess) -> None:
         assert waiting.wait(20) == 0
         assert first_line(waiting) == "Starting handler 'echo mine'\n"
     assert keys(agent.client, "turn") == []
+
+
+def test_who_was_slower_waits_for_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Being refused for a rival is no lock delay: no pause, or the others have it meanwhile."""
+    free, taken = {"Flags": LOCK_FLAGS}, {"Flags": LOCK_FLAGS, "Session": "rival"}
+    looks = iter([(5, free), (6, taken), (7, free)])
+    writes = iter([b"false", b"true"])
+    asked: list[object] = []
+
+    class Agent(Client):
+        def request(self, method: str, *words: Any, **more: Any) -> Response:
+            if method == "PUT":
+                return Response(200, {}, next(writes))
+            asked.append(words[1]["index"])
+            index, entry = next(looks)
+            return Response(200, {"x-consul-index": str(index)}, json.dumps([entry]).encode())
+
+    monkeypatch.setattr("registry.cli.holders.time.sleep", lambda seconds: pytest.fail("a pause"))
+    assert LockHolder(Agent(), "l", "me").acquire(60)
+    assert asked == [None, None, 6]
 
 
 @pytest.mark.parametrize("limit", [1, 2])

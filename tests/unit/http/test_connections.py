@@ -14,7 +14,7 @@ import pytest
 from registry.agent.config import Addresses, AgentConfig, Limits, Ports, UnixSockets
 from registry.errors import ConfigError
 from registry.http.api import ApiRequest, ApiResponse, Routes, json_response
-from registry.http.limits import ConnectionLimit, Deadlines
+from registry.http.limits import BodyClock, ConnectionLimit, Deadlines
 from registry.http.rim import Rim
 from registry.http.routing import Router
 from registry.http.server import HttpServer, Listen, configured_listeners
@@ -22,6 +22,7 @@ from registry.testing.serving import make_facade, serving
 from registry.testing.wire import connect, until
 
 GET = b"GET /v1/kv/a?raw HTTP/1.1\r\nHost: x\r\n\r\n"
+CLOSE = b"\r\nConnection: close\r\n\r\n"
 PUT = b"PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -244,6 +245,96 @@ async def test_clients_that_are_too_slow_are_cut_off(serve: Any) -> None:
             if begun == GET:
                 assert (await wire.response()).status == 404
             assert await wire.ended()
+
+
+async def test_a_head_that_comes_byte_by_byte_is_cut_off(serve: Any) -> None:
+    """A byte now and then does not put off the deadline."""
+    server: HttpServer = await serve(server={"deadlines": Deadlines(head_s=0.2, sweep_s=0.02)})
+    async with connect(server.port) as wire:
+        sent = await drip(wire, b"GET /v1/kv/a?" + b"x" * 1000)
+        assert 0 < sent < 1000
+
+
+async def test_a_body_that_comes_byte_by_byte_is_cut_off(serve: Any) -> None:
+    deadlines = Deadlines(body_s=0.2, sweep_s=0.02)
+    server: HttpServer = await serve(server={"deadlines": deadlines})
+    async with connect(server.port) as wire:
+        await wire.send(PUT + b"Content-Length: 1000\r\n\r\n")
+        sent = await drip(wire, b"x" * 1000)
+        assert 0 < sent < 1000
+    async with connect(server.port) as wire:
+        assert (await wire.request(GET)).status == 404
+
+
+async def drip(wire: Any, data: bytes) -> int:
+    """Send a byte every few ms until the server closes; how many it took."""
+    for sent, byte in enumerate(data):
+        try:
+            async with asyncio.timeout(0.005):
+                if await wire.ended():
+                    return sent
+        except TimeoutError:
+            """It is still listening."""
+        try:
+            await wire.send(bytes([byte]))
+        except ConnectionError:
+            return sent
+    return len(data)
+
+
+def test_a_body_has_as_long_as_its_size_allows() -> None:
+    deadlines = Deadlines(body_s=30, body_bytes_per_s=1000)
+    steady = BodyClock(deadlines, 100)
+    assert steady.received(1000, 101) == 131  # fast enough: only the next piece counts
+    assert steady.received(1000, 131) == 132  # behind the rate: what it is ahead is used up
+    slow = BodyClock(deadlines, 100)
+    assert [slow.received(1, 129), slow.received(1, 130)] == [130.001, 130.002]
+
+
+async def test_a_client_that_does_not_read_its_answer_is_cut_off(serve: Any) -> None:
+    deadlines = Deadlines(answer_s=0.2, sweep_s=0.02)
+    server: HttpServer = await serve(server={"deadlines": deadlines})
+    async with connect(server.port) as wire:
+        value = b"x" * 500_000
+        head = PUT + b"Content-Length: %d\r\n\r\n" % len(value)
+        assert (await wire.request(head + value)).body == b"true"
+    with socket.create_connection(("127.0.0.1", server.port)) as deaf:
+        deaf.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(deaf, GET * 30)
+        await until(lambda: server.limit.connections("127.0.0.1") == 1)
+        await until(lambda: server.limit.connections("127.0.0.1") == 0)
+        await until(lambda: not server.state.tasks)
+
+
+async def test_a_client_that_reads_slowly_gets_all(serve: Any) -> None:
+    """The deadline is for taking some of the answer, not all of it."""
+    deadlines = Deadlines(answer_s=1.0, sweep_s=0.02)
+    server: HttpServer = await serve(server={"deadlines": deadlines})
+    async with connect(server.port) as wire:
+        value = b"x" * 500_000
+        head = PUT + b"Content-Length: %d\r\n\r\n" % len(value)
+        assert (await wire.request(head + value)).body == b"true"
+    loop, received = asyncio.get_running_loop(), 0
+    started = loop.time()
+    with socket.create_connection(("127.0.0.1", server.port)) as slow:
+        slow.setblocking(False)
+        await loop.sock_sendall(slow, GET * 29 + GET.replace(b"\r\n\r\n", CLOSE))
+        while piece := await loop.sock_recv(slow, 200_000):
+            received += len(piece)
+            await asyncio.sleep(0.02)
+    assert received > 30 * 500_000
+    assert loop.time() - started > deadlines.answer_s
+
+
+async def test_a_header_line_for_every_few_bytes_is_431(server: HttpServer) -> None:
+    async with connect(server.port) as wire:
+        await wire.send(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 50_000)
+        assert (await wire.response()).status == 431
+    async with connect(server.port) as wire:
+        lines = b"X-Pad: b\r\n" * 900
+        assert (
+            await wire.request(GET.replace(b"\r\n\r\n", b"\r\n" + lines + b"\r\n"))
+        ).status == 404
 
 
 async def test_a_handler_may_take_longer_than_any_deadline(serve: Any) -> None:

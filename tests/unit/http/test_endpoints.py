@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import sys
 import tarfile
 from typing import Any
 
@@ -37,8 +38,8 @@ async def test_self_tells_who_the_agent_is(client: httpx.AsyncClient) -> None:
     body = (await client.get("/v1/agent/self")).json()
     assert body["Config"]["NodeName"] == "node1"
     assert body["Member"]["Name"] == "node1"
-    blocks = {"agent", "build", "consul", "raft", "runtime", "serf_lan", "serf_wan"}
-    assert blocks <= set(body["Stats"])
+    blocks = {"agent", "build", "consul", "runtime", "serf_lan"}
+    assert set(body["Stats"]) == blocks  # an agent without data is in no more
     assert all(isinstance(v, str) for block in body["Stats"].values() for v in block.values())
     assert body["DebugConfig"]["DefaultQueryTime"] == "5m0s"
     assert body["DebugConfig"]["Ports"]["HTTP"] == 8500
@@ -515,3 +516,27 @@ def test_defaults_of_the_deadlines_leave_time_for_pooled_connections() -> None:
 def test_an_event_without_filters_shows_empty_ones() -> None:
     shown = UserEvent(id="i", name="n").to_api()
     assert (shown["NodeFilter"], shown["Payload"]) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("debug", "profile", "status", "text"),
+    [
+        pytest.param(False, "", 401, "ACL support disabled", id="off"),
+        pytest.param(False, "cmdline", 401, "ACL support disabled", id="off, known"),
+        pytest.param(True, "heap", 404, "Unknown profile", id="unknown"),
+        pytest.param(True, "cmdline", 200, "\0".join(sys.argv), id="command line"),
+    ],
+)
+async def test_profiles(serve: Any, debug: bool, profile: str, status: int, text: str) -> None:
+    config = AgentConfig(node_name="node1", enable_debug=debug)
+    async with session_of(await serve(config=config)) as session:
+        answer = await session.get(f"/debug/pprof/{profile}")
+    assert (answer.status_code, answer.text) == (status, text)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+async def test_the_root_answers_who_watches_the_port(
+    client: httpx.AsyncClient, method: str
+) -> None:
+    answer = await client.request(method, "/")
+    assert (answer.status_code, answer.text) == (200, "" if method == "HEAD" else "Consul Agent")

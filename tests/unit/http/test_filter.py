@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from registry.http.filter import (
     LENGTH_MAX,
     NODE_SERVICE,
     SERVICE_NODE,
+    TOO_LARGE,
     compile_filter,
 )
 
@@ -161,8 +163,6 @@ def test_refusals(expression: str, reason: str) -> None:
         "ServiceID",
         "not",
         " ",
-        "ServiceID == s1" + " or ServiceID == s1" * LENGTH_MAX,
-        "not " * (DEPTH_MAX + 1) + "ServiceID == s1",
     ],
 )
 def test_what_is_no_expression(expression: str) -> None:
@@ -171,6 +171,41 @@ def test_what_is_no_expression(expression: str) -> None:
     assert refused.value.status == 500
     assert refused.value.text.startswith(PREFIX)
     assert len(refused.value.text) < 200
+
+
+def nested(depth: int) -> str:
+    return "(" * depth + "ServiceID == s1" + ")" * depth
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        pytest.param("x" * 1_000_000, f"longer than {LENGTH_MAX} characters", id="a megabyte"),
+        pytest.param(nested(10_000), f"longer than {LENGTH_MAX} characters", id="10,000 deep"),
+        pytest.param(nested(DEPTH_MAX + 1), f"nested deeper than {DEPTH_MAX}", id="too deep"),
+        pytest.param(nested(4000), f"nested deeper than {DEPTH_MAX}", id="as deep as is long"),
+        pytest.param(
+            "not " * 2000 + "ServiceID == s1", f"nested deeper than {DEPTH_MAX}", id="negated"
+        ),
+    ],
+)
+def test_limits(expression: str, reason: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(HttpError) as refused:
+        compile_filter(expression, SERVICE_NODE)
+    assert (refused.value.status, refused.value.text) == (400, f"{TOO_LARGE}: {reason}")
+    # Generous on a busy machine; a parser that went through all of it would take minutes.
+    assert time.perf_counter() - started < 2
+
+
+def test_what_is_within_the_limits() -> None:
+    for expression in (
+        nested(DEPTH_MAX),
+        "(ServiceID == s1) or " * 300 + "ServiceID == s1",
+        f'ServiceID != "{"(" * 1000}"',
+        f"ServiceID != `{'(' * 1000}`",
+    ):
+        assert compile_filter(expression, SERVICE_NODE)(ITEM) is True
 
 
 WORDS = st.sampled_from(

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from registry.agent.facade import KeyOperation, PoolKeys
 from registry.http.server import HttpServer
+from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.testing.serving import OneMember
 
 KEY = bytes(range(16))
@@ -89,22 +89,42 @@ async def test_changes(serve: Serve, method: str, operation: KeyOperation) -> No
     [
         pytest.param(
             [pool(errors=2, n2="no such key", n1="none")],
-            "1 error occurred:\n"
-            "\t* LAN error: 2/2 nodes reported failure (n1: none, n2: no such key)\n\n",
+            "3 errors occurred:\n"
+            "\t* dc1 (LAN) error: 2/2 nodes reported failure\n"
+            "\t* n1: none\n"
+            "\t* n2: no such key\n\n",
             id="refused",
         ),
         pytest.param(
             [pool(wan=True, answers=1), pool(answers=0)],
             "2 errors occurred:\n"
             "\t* WAN error: 1/2 nodes reported success\n"
-            "\t* LAN error: 0/2 nodes reported success\n\n",
+            "\t* dc1 (LAN) error: 0/2 nodes reported success\n\n",
             id="silent",
         ),
     ],
 )
 async def test_what_not_all_did(serve: Serve, pools: list[PoolKeys], text: str) -> None:
-    answer = await ask(await serve(membership=Encrypted(*pools)), "PUT", json={"Key": TEXT})
-    assert (answer.status_code, answer.text) == (500, text)
+    server = await serve(membership=Encrypted(*pools))
+    for answer in (await ask(server, "PUT", json={"Key": TEXT}), await ask(server, "GET")):
+        assert (answer.status_code, answer.text) == (500, text)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        pytest.param("", "EOF", id="empty"),
+        pytest.param("[]", "json: cannot unmarshal array into Go value of type", id="list"),
+        pytest.param('{"Key":1}', "json: cannot unmarshal number into Go struct field", id="type"),
+        pytest.param('{"key":"x","x":1}', 'json: unknown field "x"', id="field"),
+    ],
+)
+async def test_bodies_that_tell_no_key(serve: Serve, body: str, reason: str) -> None:
+    membership = Encrypted(pool())
+    answer = await ask(await serve(membership=membership), "POST", content=body)
+    assert answer.status_code == 400
+    assert answer.text.startswith(f"Bad request: Request decode failed: {reason}")
+    assert not membership.asked
 
 
 @pytest.mark.parametrize("body", [{"Key": "?"}, {"Key": ""}, {}], ids=str)

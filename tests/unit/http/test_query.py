@@ -15,6 +15,7 @@ from registry.testing.handlers import Handlers, header
 from registry.testing.serving import make_facade
 
 DEFINITION = {"Name": "q", "Service": {"Service": "web"}}
+UNKNOWN = "adf4238a-882b-9ddc-4a9d-5b6758e4159e"
 
 
 @pytest.fixture
@@ -83,6 +84,29 @@ async def test_a_definition_is_shown_whole(api: Handlers) -> None:
 async def test_bad_definitions(api: Handlers, body: Any, status: int, text: str) -> None:
     response = await api.request("POST", "/v1/query", json={**DEFINITION, **body})
     assert (response.status, response.body.decode()) == (status, text)
+
+
+@pytest.mark.parametrize(
+    ("query_id", "text"),
+    [
+        pytest.param(
+            "x",
+            "Prepared Query lookup failed: "
+            "failed prepared query lookup: index error: UUID must be 36 characters",
+            id="no-id",
+        ),
+        pytest.param(
+            UNKNOWN, f"Cannot modify non-existent prepared query: '{UNKNOWN}'", id="unknown"
+        ),
+        pytest.param("", "Invalid prepared query: Must be bound to a session", id="known"),
+    ],
+)
+async def test_what_is_not_there_comes_before_what_is_unfit(
+    api: Handlers, query_id: str, text: str
+) -> None:
+    path = f"/v1/query/{query_id or await create(api)}"
+    response = await api.request("PUT", path, json={"Service": {"Service": "web"}})
+    assert (response.status, response.body.decode()) == (500, text)
 
 
 @pytest.mark.parametrize(

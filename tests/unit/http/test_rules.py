@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from registry.agent.config import Acl, AgentConfig, HttpConfig, Tokens
+from registry.agent.definition_rules import DefinitionRefused
 from registry.errors import NoLeader, Overloaded
 from registry.http.api import ApiRequest, ApiResponse, Routes, json_response
 from registry.http.rim import Rim
@@ -256,6 +257,8 @@ def _table(problem: Exception) -> Routes:
     [
         (NoLeader(), 500, "No cluster leader"),
         (Overloaded("too many proposals wait"), 429, "too many proposals wait"),
+        (DefinitionRefused("Check is not valid: no"), 400, "Check is not valid: no"),
+        (DefinitionRefused("Scripts are disabled", status=500), 500, "Scripts are disabled"),
         (KeyError("x"), 500, "internal error: KeyError; the agent's log has more"),
     ],
 )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -510,6 +511,43 @@ class TestThreeServers:
             await old.transfer(target.server_id)
             assert not old.is_leader
             await until(lambda: target.is_leader)
+
+    async def test_a_follower_that_has_much_to_apply_gives_way(self, trio: Trio) -> None:
+        """Thousands of entries at once would keep it from answering anybody for a second."""
+        turns = 0
+        applied: dict[int, int] = defaultdict(int)  # turn of the loop -> entries
+
+        class WatchedMachine(WordMachine):
+            def apply(self, entries: Sequence[Entry]) -> list[Any]:
+                applied[turns] += len(entries)
+                return super().apply(entries)
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with running(*trio.drivers.values()), asyncio.timeout(60):
+            leader = await trio.leader()
+            behind = next(d for d in trio.drivers.values() if d is not leader).server_id
+            trio.network.isolate(behind)
+            for _ in range(6):
+                await asyncio.gather(*(leader.propose(b"x" * 200) for _ in range(1000)))
+            words = trio.words(leader.server_id)
+        for server_id in "abc":
+            trio.build(server_id, WatchedMachine(trio.stores[server_id]))
+        trio.network.heal()
+        async with (
+            asyncio.timeout(60),
+            asyncio.TaskGroup() as group,
+            running(*trio.drivers.values()),
+        ):
+            counting = group.create_task(count_turns())
+            await until(lambda: trio.words(behind) == words, 40)
+            counting.cancel()
+        assert sum(applied.values()) >= 6000
+        assert max(applied.values()) < 1500
 
     async def test_a_follower_behind_the_log_catches_up_by_snapshot(
         self, trio: Trio, tmp_path: Path

@@ -343,6 +343,20 @@ class TestRunning:
             await until(lambda: len(some.changes) == 1)
             running.cancel()
 
+    async def test_it_promotes_as_soon_as_it_may(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(autopilot, "HEALTH_INTERVAL_S", 0.001)
+        some = cluster("abc", "x")
+        some.settings = msgspec.structs.replace(
+            some.settings, server_stabilization_time_ns=1_000_000_000
+        )
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(some.autopilot.run())
+            await asyncio.sleep(0)
+            assert some.changes == []
+            some.now_s += 1.0  # far from the next time that it looks for dead ones
+            await until(lambda: some.changes == [Promote(id=server_id("x"), based_on=5)])
+            running.cancel()
+
     async def test_what_cannot_be_done_is_left_to_the_next_time(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -376,12 +376,15 @@ async def test_a_server_is_put_out_while_the_configuration_changes(cluster: Loca
     """Neither a change that is not committed yet nor one made in between is the asker's trouble."""
     leader, follower = await cluster.leader(), await cluster.follower()
     third = next(each for each in cluster.members if each not in (leader, follower))
-    index = leader.driver.configuration.index
-    learner = AddLearner(id="learner", address="127.0.0.1:1", based_on=index)
+    for number in range(2):
+        await leader.server.barrier()  # so that its own first entry stands in nobody's way
+        index = leader.driver.configuration.index
+        learner = AddLearner(id=f"l{number}", address=f"127.0.0.1:{number}", based_on=index)
+        await leader.driver.change_configuration(learner)
     async with asyncio.TaskGroup() as group:
-        group.create_task(leader.driver.change_configuration(learner))
-        group.create_task(leader.server.remove_server(third.id))
-        group.create_task(follower.server.remove_server("learner"))
+        group.create_task(leader.server.remove_server("l0"))
+        group.create_task(leader.server.remove_server("l1"))
+        group.create_task(follower.server.remove_server(third.id))
     ids = {each.id for each in leader.driver.configuration.servers}
     assert ids == {leader.id, follower.id}
 
