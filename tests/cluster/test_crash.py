@@ -11,6 +11,7 @@ import os
 import random
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from registry.testing.process import AgentProcess
 ROUNDS = int(os.environ.get("REGISTRY_CRASH_ROUNDS", "12"))
 SEED = int(os.environ.get("REGISTRY_CRASH_SEED", str(random.randrange(2**32))))
 WRITERS = 8
+PLUGIN = Path(__file__).resolve().parents[2] / "plugins" / "registry-sqlite"
 
 
 class Writer(threading.Thread):
@@ -51,16 +53,18 @@ def stored(client: Client) -> dict[str, int]:
 
 
 @pytest.mark.timeout(60 + 10 * ROUNDS)
-def test_every_acknowledged_write_survives_kill_9(tmp_path, capsys):
+@pytest.mark.parametrize(("engine", "rounds"), [("rocksdict", ROUNDS), ("sqlite", ROUNDS // 3)])
+def test_every_acknowledged_write_survives_kill_9(tmp_path, capsys, engine, rounds):
     rng = random.Random(SEED)
     with capsys.disabled():
-        print(f"\ncrash test: {ROUNDS} kills, seed {SEED}")
-    agent = AgentProcess(tmp_path)
+        print(f"\ncrash test: engine {engine}, {rounds} kills, seed {SEED}")
+    options = (f"-storage-engine={engine}", f"-plugin-dir={PLUGIN}")
+    agent = AgentProcess(tmp_path, arguments=("-server", "-bootstrap", *options))
     acknowledged: dict[str, int] = {}
     first = [0] * WRITERS
     total = 0
     try:
-        for round_number in range(ROUNDS):
+        for round_number in range(rounds):
             agent.start()
             found = stored(agent.client)
             lost = {
@@ -83,6 +87,6 @@ def test_every_acknowledged_write_survives_kill_9(tmp_path, capsys):
                 first[writer.number] = writer.next + 1
     finally:
         agent.kill()
-    assert total > ROUNDS * WRITERS, "the load was too small to prove anything"
+    assert total > rounds * WRITERS, "the load was too small to prove anything"
     with capsys.disabled():
-        print(f"crash test: {total} acknowledged writes, none lost")
+        print(f"crash test: engine {engine}, {total} acknowledged writes, none lost")
