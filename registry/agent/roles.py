@@ -189,7 +189,7 @@ class ServerRole:
         tells it that we left: of two servers both are needed for that.
         """
         driver = self.server.driver
-        if driver.is_leader and len(driver.configuration.servers) > 1:
+        if driver.is_leader and self.server.has_others:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(HAND_OVER_S if leave else STOP_HAND_OVER_S):
@@ -206,7 +206,7 @@ class ServerRole:
     async def part(self) -> None:
         await self.server.removed()
         await self._send_away("leaving")
-        if len(self.server.driver.configuration.servers) > 1:
+        if self.server.has_others:
             await asyncio.sleep(self._config.performance.leave_drain_time_ns / SECOND)
 
     async def _send_away(self, reason: str) -> None:

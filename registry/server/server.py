@@ -257,10 +257,16 @@ class Server:
             limit_s=self.settings.hold_timeout_s,
         )
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are other servers in the Raft configuration."""
+        servers = self.driver.configuration.servers
+        return any(server.id != self.driver.server_id for server in servers)
+
     async def removed(self) -> None:
         """After the pool was left: wait, but not for ever, until the others have put this server
         out. At once if there are none."""
-        if len(self.driver.configuration.servers) < 2:
+        if not self.has_others:
             return
         try:
             async with asyncio.timeout(REMOVAL_LIMIT_S):
