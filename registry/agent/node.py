@@ -147,7 +147,7 @@ class Node:
     def _role(self) -> Role:
         if not self.config.server:
             return ClientRole(self.config, self._metrics)
-        return ServerRole(self.config, self.node_id, self.data_dir, self.plugins)
+        return ServerRole(self.config, self.node_id, self.data_dir, self.plugins, self._metrics)
 
     def _pools(self, role: Role, on_event: Callable[[str, bytes], None]) -> Pools:
         config = self.config

@@ -150,7 +150,12 @@ class ServerRole:
     """A server: its store, its part in consensus, and what it does when it leads."""
 
     def __init__(
-        self, config: AgentConfig, node_id: str, data_dir: Path | None, plugins: Plugins
+        self,
+        config: AgentConfig,
+        node_id: str,
+        data_dir: Path | None,
+        plugins: Plugins,
+        metrics: Metrics,
     ) -> None:
         """Open the store and bind the RPC port. Raises `ConfigError`, `StorageError`."""
         self._config = config
@@ -160,6 +165,11 @@ class ServerRole:
         except BaseException:
             self._store.close()
             raise
+        self.server.count = metrics.count
+        self.server.count_query = metrics.counter("rpc.query").add
+        if self.server.network is not None:
+            self.server.network.rpc.count = metrics.count
+        metrics.collectors.append(self._set_gauges)
 
     @property
     def backend(self) -> Backend:
@@ -208,6 +218,16 @@ class ServerRole:
         await self._send_away("leaving")
         if self.server.has_others:
             await asyncio.sleep(self._config.performance.leave_drain_time_ns / SECOND)
+
+    def _set_gauges(self, metrics: Metrics) -> None:
+        driver, duties = self.server.driver, self.server.duties
+        metrics.gauge("raft.last_index", driver.last_index)
+        metrics.gauge("raft.applied_index", driver.applied_index)
+        metrics.gauge("rpc.queries_blocking", self.server.reads.blocking)
+        if driver.is_leader:  # the others would tell what was so when they led
+            report = duties.autopilot.report()
+            metrics.gauge("autopilot.healthy", report.healthy)
+            metrics.gauge("autopilot.failure_tolerance", report.failure_tolerance)
 
     async def _send_away(self, reason: str) -> None:
         if self.server.network is not None:

@@ -105,8 +105,15 @@ class Server:
         )
         facts = settings.facts
         self.datacenters = Datacenters(
-            facts.datacenter, facts.node_name, hold_timeout_s=settings.hold_timeout_s
+            facts.datacenter,
+            facts.node_name,
+            hold_timeout_s=settings.hold_timeout_s,
+            count=lambda name: self.count(name),
         )
+        #: Told the name of each metric that goes up by one.
+        self.count: Callable[[str], None] = lambda name: None
+        #: Told of each read that this server was asked for; apart, since there are very many.
+        self.count_query: Callable[[float], None] = lambda amount: None
         #: Called with name and payload of a user event that another datacenter has fired here.
         self.on_fire: Callable[[str, bytes], None] | None = None
         #: Called to have all pools of this server do something with a gossip key.
@@ -194,6 +201,7 @@ class Server:
 
     async def read(self, query: Query, options: ReadOptions) -> ReadResult:
         """The answer of this server if it may give it in the asked mode, else of the leader."""
+        self.count_query(1)
         deadline = time.monotonic() + options.wait_ms / 1000
         if self.driver.is_leader or options.mode == "stale":
             try:

@@ -58,6 +58,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentCluster]:
         "gossip_lan": QUICK,
         "gossip_wan": QUICK,
         "performance": {"raft_multiplier": 1, "leave_drain_time": "200ms"},
+        "telemetry": {"prometheus_retention_time": "1h"},
         "autopilot": {"server_stabilization_time": "1s"},
     }
     made = AgentCluster(root, servers=3, clients=2, config=config)
@@ -227,15 +228,24 @@ def test_statistics_are_those_of_the_agent(cluster: AgentCluster) -> None:
     assert "known_servers = 3\n" in run(client, "info")
 
 
-def test_calls_to_servers_are_counted(cluster: AgentCluster) -> None:
-    client = cluster.clients[0]
+def test_calls_among_agents_are_measured(cluster: AgentCluster) -> None:
+    leader, follower, client = cluster.leader(), cluster.followers()[0], cluster.clients[0]
+    for agent in (client, follower):
+        agent.client.kv_put("counted", b"")
+        agent.client.kv_get("counted")
 
-    def counted() -> dict[str, float]:
-        found = client.client.get("/v1/agent/metrics").json()["Counters"]
-        return {each["Name"].rpartition("client.")[2]: each["Count"] for each in found}
+    def measured(agent: AgentProcess) -> dict[str, float]:
+        text = agent.client.get("/v1/agent/metrics?format=prometheus").text
+        return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.M)}
 
-    client.client.kv_put("counted", b"")
-    assert counted()["rpc"] > 0
+    assert measured(client)["consul_client_rpc"] >= 2
+    found = measured(leader)
+    assert found["consul_rpc_accept_conn"] >= 2
+    assert found["consul_rpc_request"] >= found["consul_rpc_query"] > 0
+    gauges = {re.sub(rf"^consul_{leader.name}_", "", name): each for name, each in found.items()}
+    assert gauges["raft_applied_index"] == gauges["raft_last_index"] > 0
+    assert gauges["autopilot_failure_tolerance"] in (0, 1)
+    assert {"rpc_queries_blocking", "autopilot_healthy"} <= gauges.keys()
 
 
 def test_where_an_agent_is_becomes_known(cluster: AgentCluster) -> None:
