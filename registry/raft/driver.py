@@ -224,7 +224,8 @@ class RaftDriver:
             id=self._server_id,
             cluster_id=cluster_id,
             election_ticks=settings.election_ticks,
-            heartbeat_ticks=max(1, settings.election_ticks // 10),
+            sticky_ticks=settings.sticky_ticks,
+            heartbeat_ticks=settings.heartbeat_ticks,
             max_proposals=settings.proposals_max,
             max_proposal_bytes=settings.proposal_bytes_max,
             max_apply_bytes=_APPLY_BYTES,
@@ -385,6 +386,10 @@ class RaftDriver:
     def unreachable(self, peer: str) -> None:
         """The transport lost its connection to `peer`."""
         self._ask(lambda: self._core.unreachable(peer))
+
+    def gone(self, peer: str) -> None:
+        """The process of `peer` has ended, as far as the network tells."""
+        self._ask(lambda: self._core.gone(peer))
 
     # -- facts -------------------------------------------------------------------------------
 
