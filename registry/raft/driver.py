@@ -79,11 +79,12 @@ __all__ = ["NEVER_MS", "FollowerView", "Machine", "RaftDriver", "RaftSettings"]
 logger = logging.getLogger("registry.raft")
 
 
-#: A step goes on to the next thing as long as it had fewer entries than this, to write or to apply:
-#: 10 to 20 ms of work.
-_STEP_ENTRIES = 512
+#: A step goes on to the next thing as long as it had fewer entries than this, to write or to apply.
+#: One or two milliseconds of work: a request takes several turns of the loop to be answered, and
+#: each may have such a step before it.
+_STEP_ENTRIES = 64
 #: The most that is applied in one go, but at least one entry: about as much.
-_APPLY_BYTES = 128 << 10
+_APPLY_BYTES = 32 << 10
 
 #: What `last_contact_ms` says when no leader was ever heard: longer than any `max_stale`.
 NEVER_MS = 1 << 53
