@@ -56,7 +56,10 @@ def test_agents_find_their_way_back(make: Make) -> None:
     both = {"server", "client"}
     assert alive_seen_by(client) == both
     snapshot = client.data_dir / "serf" / "local.snapshot"
-    wait_until(lambda: "alive: server " in snapshot.read_text(), "it has noted whom it knows")
+    wait_until(
+        lambda: snapshot.exists() and "alive: server " in snapshot.read_text(),
+        "it has noted whom it knows",
+    )
     # Killed, and told of nobody: it remembers whom it knew.
     client.kill()
     restarted(client, {"start_join": []})
