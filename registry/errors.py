@@ -76,8 +76,9 @@ class OutcomeUnknown(Unavailable):
 class Unreachable(Unavailable):
     """No connection to a peer, so nothing was sent: asking another one, or later, is safe."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        self.address, self.reason = address, reason
+    def __init__(self, address: str, reason: str, *, refused: bool = False) -> None:
+        """`refused`: the host is there, and no program listens."""
+        self.address, self.reason, self.refused = address, reason, refused
         super().__init__(f"cannot reach {address}: {reason}")
 
 

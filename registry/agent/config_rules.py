@@ -28,6 +28,8 @@ SYSLOG_FACILITIES = (
 ENCRYPT_KEY_LENGTHS = (16, 24, 32)
 RECONNECT_TIMEOUT_NS_MIN = 8 * HOUR
 RAFT_MULTIPLIER_MAX = 10
+#: Lowest and highest version of the RPC protocol that agents may be told to speak.
+PROTOCOLS = (2, 3)
 
 
 def judge_mode(config: AgentConfig) -> None:
@@ -193,6 +195,16 @@ def _raft_multiplier(config: AgentConfig) -> None:
         )
 
 
+def _protocol(config: AgentConfig) -> None:
+    low, high = PROTOCOLS
+    if not low <= config.protocol <= high:
+        word = "low" if config.protocol < low else "high"
+        raise KeyProblem(
+            "protocol",
+            f"Protocol version '{config.protocol}' too {word}. Must be in range: [{low}, {high}]",
+        )
+
+
 def _times(config: AgentConfig) -> None:
     for key in ("reconnect_timeout", "reconnect_timeout_wan"):
         if getattr(config, f"{key}_ns") < RECONNECT_TIMEOUT_NS_MIN:
@@ -290,6 +302,7 @@ RULES: tuple[Callable[[AgentConfig], None], ...] = (
     _at_least("retry_max_wan", 0),
     _above_zero,
     _raft_multiplier,
+    _protocol,
     _times,
     _choices,
     _encrypt,

@@ -93,8 +93,8 @@ class Interval:
     samples: dict[Series, Aggregate] = field(default_factory=dict)
 
 
-class Timer:
-    """One series of samples in milliseconds."""
+class _Handle:
+    """One series, looked up once in an interval."""
 
     __slots__ = ("_aggregate", "_interval", "_metrics", "_series")
 
@@ -103,14 +103,35 @@ class Timer:
         self._interval: Interval | None = None
         self._aggregate = Aggregate()
 
-    def add(self, milliseconds: float) -> None:
+    def _table(self, interval: Interval) -> dict[Series, Aggregate]:
+        raise NotImplementedError
+
+    def add(self, value: float) -> None:
         interval = self._metrics.current()
         if interval is not self._interval:
             self._interval = interval
             wanted = self._metrics.is_wanted(self._series[0])
-            table = interval.samples if wanted else {}
+            table = self._table(interval) if wanted else {}
             self._aggregate = table.setdefault(self._series, Aggregate())
-        self._aggregate.add(milliseconds)
+        self._aggregate.add(value)
+
+
+class Timer(_Handle):
+    """Samples in milliseconds."""
+
+    __slots__ = ()
+
+    def _table(self, interval: Interval) -> dict[Series, Aggregate]:
+        return interval.samples
+
+
+class Counter(_Handle):
+    """Something that is counted often."""
+
+    __slots__ = ()
+
+    def _table(self, interval: Interval) -> dict[Series, Aggregate]:
+        return interval.counters
 
 
 class Metrics:
@@ -197,6 +218,10 @@ class Metrics:
     def timer(self, name: str, **labels: str) -> Timer:
         """The handle for one series of milliseconds; keep it where it is used often."""
         return Timer(self, self._series(name, labels))
+
+    def counter(self, name: str, **labels: str) -> Counter:
+        """The same for a count."""
+        return Counter(self, self._series(name, labels))
 
     @contextmanager
     def measure(self, name: str, **labels: str) -> Iterator[None]:

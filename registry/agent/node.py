@@ -154,7 +154,14 @@ class Node:
     def _role(self) -> Role:
         if not self.config.server:
             return ClientRole(self.config, self._metrics)
-        return ServerRole(self.config, self.node_id, self.data_dir, self.plugins, self._show_record)
+        return ServerRole(
+            self.config,
+            self.node_id,
+            self.data_dir,
+            self.plugins,
+            self._metrics,
+            self._show_record,
+        )
 
     def _pools(self, role: Role, on_event: Callable[[str, bytes], None]) -> Pools:
         config = self.config

@@ -156,6 +156,7 @@ class ServerRole:
         node_id: str,
         data_dir: Path | None,
         plugins: Plugins,
+        metrics: Metrics,
         show_record: Show,
     ) -> None:
         """Open the store and bind the RPC port. Raises `ConfigError`, `StorageError`."""
@@ -166,6 +167,11 @@ class ServerRole:
         except BaseException:
             self._store.close()
             raise
+        self.server.count = metrics.count
+        self.server.count_query = metrics.counter("rpc.query").add
+        if self.server.network is not None:
+            self.server.network.rpc.count = metrics.count
+        metrics.collectors.append(self._set_gauges)
 
     @property
     def backend(self) -> Backend:
@@ -195,7 +201,7 @@ class ServerRole:
         tells it that we left: of two servers both are needed for that.
         """
         driver = self.server.driver
-        if driver.is_leader and len(driver.configuration.servers) > 1:
+        if driver.is_leader and self.server.has_others:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(HAND_OVER_S if leave else STOP_HAND_OVER_S):
@@ -212,8 +218,18 @@ class ServerRole:
     async def part(self) -> None:
         await self.server.removed()
         await self._send_away("leaving")
-        if len(self.server.driver.configuration.servers) > 1:
+        if self.server.has_others:
             await asyncio.sleep(self._config.performance.leave_drain_time_ns / SECOND)
+
+    def _set_gauges(self, metrics: Metrics) -> None:
+        driver, duties = self.server.driver, self.server.duties
+        metrics.gauge("raft.last_index", driver.last_index)
+        metrics.gauge("raft.applied_index", driver.applied_index)
+        metrics.gauge("rpc.queries_blocking", self.server.reads.blocking)
+        if driver.is_leader:  # the others would tell what was so when they led
+            report = duties.autopilot.report()
+            metrics.gauge("autopilot.healthy", report.healthy)
+            metrics.gauge("autopilot.failure_tolerance", report.failure_tolerance)
 
     async def _send_away(self, reason: str) -> None:
         if self.server.network is not None:

@@ -9,6 +9,7 @@ from registry.http.errors import NO_LEADER, check
 from registry.http.filter import NODE, NODE_SERVICE, SERVICE_NODE
 from registry.http.operations import Operation, Refusal
 from registry.http.options import (
+    CONSISTENCY,
     FILTER,
     NEAR,
     NODE_META,
@@ -19,14 +20,13 @@ from registry.http.options import (
     reads,
     shows,
 )
-from registry.http.params import NO_PATH, read_headers, read_response
+from registry.http.params import NO_PATH, consistency_of, read_headers, read_response
 from registry.http.reads import (
     answer,
     ask,
     filtered,
     near,
     node_meta,
-    options_of,
     require_home,
     tags,
     wanted_name,
@@ -142,18 +142,18 @@ async def deregister(request: ApiRequest) -> ApiResponse:
     "/v1/catalog/datacenters",
     Operation(
         summary="List the known datacenters, the nearest first",
-        parameters=READ,
+        parameters=CONSISTENCY,
         answers=shows(list[str]),
     ),
 )
 async def datacenters(request: ApiRequest) -> ApiResponse:
-    """The datacenters we know, the nearest first: ourselves."""
-    options = options_of(request)
+    """Those we know, whichever of them is asked: `?dc=` is passed over."""
+    mode, _ = consistency_of(request)
     known = await request.agent.datacenters.known()
     response = json_response([each.name for each in known] or [request.agent.datacenter])
     if request.cached is not None:
         request.cached.hit = request.cache is not None and request.cache.seen("datacenters")
-        meta = ReadResult(index=0, value=None, mode=options.mode)
+        meta = ReadResult(index=0, value=None, mode=mode)
         headers = read_headers(request, ListNodes(), meta)
         response.headers.extend(pair for pair in headers if pair[0] in ("X-Cache", "Age"))
     return response

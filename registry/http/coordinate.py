@@ -18,8 +18,9 @@ from registry.http.errors import check
 from registry.http.operations import Operation, Parameter, Refusal
 from registry.http.options import DATACENTER, READ, argument, json_body, reads, shows
 from registry.http.params import datacenter, read_response
-from registry.http.reads import ask, options_of, plain
+from registry.http.reads import ask, plain
 from registry.http.shapes import View, fields, many, number, object_schema, read_body, struct, text
+from registry.state.base import ReadOptions
 from registry.state.coordinates import (
     DIMENSIONS,
     Coordinate,
@@ -157,17 +158,18 @@ def _shown(request: ApiRequest, found: list[NodeCoordinate]) -> list[NodeCoordin
     "/v1/coordinate/datacenters",
     Operation(
         summary="List the coordinates of the servers of each datacenter",
-        parameters=READ,
         answers=shows(list[AreaObject]),
     ),
 )
 async def datacenters(request: ApiRequest) -> ApiResponse:
-    """The servers of each datacenter and where they are; one not yet placed is at the origin."""
-    options = options_of(request)
+    """The servers of each datacenter and where they are; one not yet placed is at the origin.
+
+    Nothing is asked of the query: `?dc=` is passed over.
+    """
     agent = request.agent
     if there := await agent.datacenters.known():
         return json_response([_area(each.name, each.servers) for each in there])
-    known = await agent.read(ListCoordinates(), options)
+    known = await agent.read(ListCoordinates(), ReadOptions())
     placed = {each.node: each for each in known.value if not each.segment}
     servers = [
         placed.get(member.name, NodeCoordinate(node=member.name, coord=Coordinate()))

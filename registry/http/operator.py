@@ -176,7 +176,8 @@ async def remove_peer(request: ApiRequest) -> ApiResponse:
     ),
 )
 async def autopilot_configuration(request: ApiRequest) -> ApiResponse:
-    result = await request.agent.read(GetAutopilot(), read_options(request))
+    options = read_options(request)  # first: it may make the request one for another datacenter
+    result = await request.agent.read(GetAutopilot(), options)
     return json_response(_shown(result.value or _configured(request.agent)))
 
 

@@ -116,8 +116,7 @@ def read_options(request: ApiRequest) -> ReadOptions:
     if query is NO_PARAMETERS and "cache-control" not in request.headers:
         # The usual request; the rest would find nothing either.
         return _usual_options(request)
-    mode, max_stale_ns = _consistency(request)
-    CacheControl.read(request.headers.get("cache-control", ""))  # a bad one is refused here
+    mode, max_stale_ns = consistency_of(request)
     min_index, wait_ms = wait_of(request)
     home = datacenter(request)
     return ReadOptions(
@@ -143,8 +142,9 @@ def _discovers(path: str) -> bool:
     return path.startswith(("/v1/catalog", "/v1/health"))
 
 
-def _consistency(request: ApiRequest) -> tuple[str, int]:
-    """Mode and the oldest answer allowed, ns; 0 = any age."""
+def consistency_of(request: ApiRequest) -> tuple[str, int]:
+    """Mode and the oldest answer allowed, ns; 0 = any age. Raises `HttpError` as `read_options`."""
+    CacheControl.read(request.headers.get("cache-control", ""))  # a bad one is refused here
     query, config = request.query, request.agent.config
     stale, consistent, max_stale_ns = "stale" in query, "consistent" in query, 0
     cached = "cached" in query and config.http_config.use_cache

@@ -131,13 +131,20 @@ class MemberTable:
         entry = self._entries.get(name)
         return entry is not None and l_time <= entry.status_time
 
-    def leave_intent(self, name: str, l_time: int, now_ms: int, *, prune: bool = False) -> Verdict:
+    def leave_intent(
+        self, name: str, l_time: int, now_ms: int, *, prune: bool = False, is_guess: bool = False
+    ) -> Verdict:
+        """`is_guess`: the time is not that of an intent, but one above the last that is known.
+
+        It is then compared, and not kept: a contradiction may have just that time.
+        """
         entry = self._entries.get(name)
+        kept_time = l_time - 1 if is_guess else l_time
         if entry is None:
-            return Verdict(self._intents.remember(IntentKind.LEAVE, name, l_time, now_ms))
+            return Verdict(self._intents.remember(IntentKind.LEAVE, name, kept_time, now_ms))
         if l_time <= entry.status_time:
             return Verdict()
-        entry.status_time = l_time
+        entry.status_time = kept_time
         if entry.member.status is MemberStatus.ALIVE:
             entry.become(MemberStatus.LEAVING)
         elif entry.member.status is MemberStatus.FAILED:

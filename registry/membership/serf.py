@@ -268,11 +268,36 @@ class SerfCore:
     def _merge_intents(self, state: State) -> None:
         left = frozenset(state.left_members)
         for name in state.left_members:
-            # The time of the leave itself is not told; it must have come after the status time.
-            self._take_leave(name, state.status_times.get(name, 0) + 1)
+            self._merge_leave(name, state.status_times.get(name, 0))
         for name, l_time in state.status_times.items():
             if name not in left:
-                self._take_join(name, l_time)
+                self._merge_join(name, l_time)
+
+    def _merge_leave(self, name: str, status_time: int) -> None:
+        """Somebody takes a member for one that has left.
+
+        The time of the leave itself is not told; it must have come after the status time. Who is
+        alive to us has been put out by force where it could not hear of it. Merges are not gossiped
+        on, so we tell it, and it contradicts; else it would stay "leaving" here (this goes beyond
+        section 8.6, and to others it is a leave intent like any).
+        """
+        l_time = status_time + 1
+        before = self._context.members.get(name)
+        self._take_leave(name, l_time, is_guess=True)
+        after = self._context.members.get(name)
+        if before and after and before.status is not after.status is MemberStatus.LEAVING:
+            intent = encode(LeaveIntent(l_time, name, False))
+            self._context.lower.send_user((after.address, after.port), intent)
+
+    def _merge_join(self, name: str, l_time: int) -> None:
+        """Somebody has accepted an intent of this time about a member that has not left."""
+        outdone = not self._context.members.is_stale(name, l_time)
+        if name == self._context.name and self.phase is Phase.ALIVE and outdone:
+            # It is none of ours: either it was in an earlier life, or somebody put us out by force.
+            self._clock.witness(l_time)
+            self.announce_join()
+        else:
+            self._take_join(name, l_time)
 
     def node_joined(self, node: Node) -> None:
         self._tell(self._context.members.joined(member_of(node)))
@@ -373,14 +398,18 @@ class SerfCore:
         self._clock.witness(l_time)
         return self._context.members.join_intent(name, l_time, self._context.now_ms).gossip_on
 
-    def _take_leave(self, name: str, l_time: int, *, prune: bool = False) -> bool:
+    def _take_leave(
+        self, name: str, l_time: int, *, prune: bool = False, is_guess: bool = False
+    ) -> bool:
         self._clock.witness(l_time)
         members = self._context.members
         if name == self._context.name and self.phase is Phase.ALIVE:
             if name in members and not members.is_stale(name, l_time):
                 self.announce_join()  # we are here: a later join outdoes the leave
             return False
-        verdict = members.leave_intent(name, l_time, self._context.now_ms, prune=prune)
+        verdict = members.leave_intent(
+            name, l_time, self._context.now_ms, prune=prune, is_guess=is_guess
+        )
         if verdict.event is not None:
             self._tell(verdict.event)
         if verdict.prune:

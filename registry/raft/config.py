@@ -44,6 +44,9 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     cluster_id: str = ""
     election_ticks: int = 20
+    #: How long who heard a leader does not help to depose it (R-15, R-16); 0: T. What leases rest
+    #: on, and all that a known death of the leader has to wait for.
+    sticky_ticks: int = 0
     heartbeat_ticks: int = 2
     max_entries_per_append: int = 64
     max_append_bytes: int = 1 << 20
@@ -73,12 +76,20 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if unknown := self.disabled_guards - GUARDS.keys():
             raise ValueError(f"no such guard: {', '.join(sorted(unknown))}")
-        if not 0 < self.heartbeat_ticks < self.election_ticks:
-            raise ValueError("a heartbeat must be shorter than the election timeout")
+        if not 0 < self.heartbeat_ticks < self.loyal_ticks <= self.election_ticks:
+            raise ValueError(
+                "a heartbeat must be shorter than the election timeout and stickiness, which must "
+                "not be longer than the election timeout"
+            )
+
+    @property
+    def loyal_ticks(self) -> int:
+        """Leader stickiness: `sticky_ticks`, or T."""
+        return self.sticky_ticks or self.election_ticks
 
     @property
     def lease_ticks(self) -> int:
-        """T less the margin: the drift bound, rounded up, and one tick for what a count of ticks
-        does not show (R-36, R-37). 0 or less: T is too short for a lease."""
-        drift = -(-self.election_ticks * self.clock_drift_percent // 100)
-        return self.election_ticks - drift - 1
+        """Stickiness less the margin: the drift bound, rounded up, and one tick for what a count of
+        ticks does not show (R-36, R-37). 0 or less: too short for a lease."""
+        drift = -(-self.loyal_ticks * self.clock_drift_percent // 100)
+        return self.loyal_ticks - drift - 1

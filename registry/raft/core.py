@@ -56,6 +56,11 @@ from registry.raft.writes import Write
 
 __all__ = ["LogReader", "RaftConfig", "RaftCore"]
 
+#: After the death of a leader, voters campaign so many ticks after their own stickiness has ended,
+#: and one after the other, this part of it apart: time for an election, which takes milliseconds.
+_TURN_MARGIN_TICKS = 2
+_TURNS_PER_STICKINESS = 5
+
 
 class RaftCore:
     """One server's consensus. Not for concurrent use; no method waits.
@@ -77,8 +82,8 @@ class RaftCore:
         """Start as a follower from what is durable.
 
         `configuration` is the latest in the log, committed or not, else the snapshot's (R-40).
-        `restarted`: this server ran before and may have heard from a leader just now, so it waits T
-        before it votes (R-37).
+        `restarted`: this server ran before and may have heard from a leader just now, so it does
+        not vote for as long as that would bind it (R-37).
         """
         self.config = config
         self._log = RaftLog(log, applied_index)
@@ -97,7 +102,8 @@ class RaftCore:
         self._heard_leader_at: int | None = None  # tick of its last message, of whatever term
         self._led_at: int | None = None  # tick at which we were last sure to lead
         waits_to_vote = restarted and self._replica.guards("R-37")
-        self._votes_from = config.election_ticks if waits_to_vote else 0
+        self._votes_from = config.loyal_ticks if waits_to_vote else 0
+        self._is_leader_gone = False  # the last leader is known to have ended, and none is heard
         self._election_at = 0  # tick at which the election timeout runs out
         self._reset_election_timer()
         self._token = 0
@@ -327,6 +333,27 @@ class RaftCore:
         if progress is not None:
             progress.connection_lost()
 
+    def gone(self, peer: str) -> None:
+        """The process of `peer` has ended: its connection was closed from there, or a new one was
+        refused.
+
+        If it led, nobody has to wait out its silence: elections follow one another as fast as
+        leader stickiness allows, until a leader is heard. A false report does no harm, since the
+        next heartbeat ends it, and votes are given by the same rules as ever.
+        """
+        if self._leader is not None or not peer or peer != self._leader_id:
+            return
+        self._is_leader_gone = True
+        # Voters take turns, so that they do not split the votes; the first a moment after its own
+        # stickiness has ended, since the others may have heard the leader a moment later.
+        turns = sorted(voter for voter in self._replica.voters if voter != peer)
+        turn = turns.index(self.id) if self.id in turns else len(turns)
+        heard_at = self._replica.now if self._heard_leader_at is None else self._heard_leader_at
+        loyal = self.config.loyal_ticks
+        turn_at = max(self._replica.now, heard_at + loyal + _TURN_MARGIN_TICKS)
+        turn_at += turn * max(1, loyal // _TURNS_PER_STICKINESS)
+        self._election_at = min(self._election_at, turn_at)
+
     def compacted(self, meta: SnapshotMeta) -> None:
         """The log now begins after `meta`. Nothing in here keeps a copy of where it begins; only
         the promise is checked (R-51)."""
@@ -448,8 +475,13 @@ class RaftCore:
     # -- elections ---------------------------------------------------------------------------
 
     def _reset_election_timer(self) -> None:
-        """Draw the timeout anew, uniform in [T, 2T): servers that start together part (R-13)."""
-        ticks = self.config.election_ticks
+        """Draw the timeout anew, uniform in [T, 2T): servers that start together part (R-13).
+
+        While the leader is known to be gone, stickiness takes the place of T: there is nobody whose
+        silence could be a passing one.
+        """
+        config = self.config
+        ticks = config.loyal_ticks if self._is_leader_gone else config.election_ticks
         spread = self._random.randrange(ticks) if self._replica.guards("R-13") else 0
         self._election_at = self._replica.now + ticks + spread
 
@@ -535,16 +567,17 @@ class RaftCore:
 
     def _lead(self) -> None:
         self._votes = {}
+        self._is_leader_gone = False
         self._leader = Leader(self._replica)
         self._change_role(RaftRole.LEADER, self.id, "votes-won")
 
     def _hears_leader(self) -> bool:
-        """Whether a leader was heard within T, or may have been before a restart (R-37)."""
+        """Whether a leader was heard just now, or may have been before a restart (R-37)."""
         now = self._replica.now
         if self._leader is not None or now < self._votes_from:
             return True
         heard_at = self._heard_leader_at
-        return heard_at is not None and now - heard_at < self.config.election_ticks
+        return heard_at is not None and now - heard_at < self.config.loyal_ticks
 
     def _on_vote_request(self, request: VoteRequest) -> None:
         replica = self._replica
@@ -630,6 +663,7 @@ class RaftCore:
         ):
             self._become_follower(message.term, message.sender, "leader-heard")
         self._heard_leader_at = self._replica.now
+        self._is_leader_gone = False
         self._reset_election_timer()
         return True
 

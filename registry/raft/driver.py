@@ -79,11 +79,12 @@ __all__ = ["NEVER_MS", "FollowerView", "Machine", "RaftDriver", "RaftSettings"]
 logger = logging.getLogger("registry.raft")
 
 
-#: A step goes on to the next thing as long as it had fewer entries than this, to write or to apply:
-#: 10 to 20 ms of work.
-_STEP_ENTRIES = 512
+#: A step goes on to the next thing as long as it had fewer entries than this, to write or to apply.
+#: One or two milliseconds of work: a request takes several turns of the loop to be answered, and
+#: each may have such a step before it.
+_STEP_ENTRIES = 64
 #: The most that is applied in one go, but at least one entry: about as much.
-_APPLY_BYTES = 128 << 10
+_APPLY_BYTES = 32 << 10
 
 #: What `last_contact_ms` says when no leader was ever heard: longer than any `max_stale`.
 NEVER_MS = 1 << 53
@@ -224,7 +225,8 @@ class RaftDriver:
             id=self._server_id,
             cluster_id=cluster_id,
             election_ticks=settings.election_ticks,
-            heartbeat_ticks=max(1, settings.election_ticks // 10),
+            sticky_ticks=settings.sticky_ticks,
+            heartbeat_ticks=settings.heartbeat_ticks,
             max_proposals=settings.proposals_max,
             max_proposal_bytes=settings.proposal_bytes_max,
             max_apply_bytes=_APPLY_BYTES,
@@ -385,6 +387,10 @@ class RaftDriver:
     def unreachable(self, peer: str) -> None:
         """The transport lost its connection to `peer`."""
         self._ask(lambda: self._core.unreachable(peer))
+
+    def gone(self, peer: str) -> None:
+        """The process of `peer` has ended, as far as the network tells."""
+        self._ask(lambda: self._core.gone(peer))
 
     # -- facts -------------------------------------------------------------------------------
 

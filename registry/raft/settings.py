@@ -10,6 +10,9 @@ class RaftSettings:
     """Timing and limits (section 17 of the requirements)."""
 
     election_timeout_ms: int = 5000
+    #: Leader stickiness is as long as the election timeout, but no longer than this: the multiplier
+    #: is patience with silence, and a leader whose process has ended needs none.
+    stickiness_ms_max: int = 1000
     proposals_max: int = 4096
     proposal_bytes_max: int = 32 << 20
     #: Messages from peers waiting to be handled; more are dropped, Raft asks again.
@@ -37,3 +40,12 @@ class RaftSettings:
     @property
     def election_ticks(self) -> int:
         return round(self.election_timeout_ms / self.tick_ms)
+
+    @property
+    def sticky_ticks(self) -> int:
+        return min(self.election_ticks, round(self.stickiness_ms_max / self.tick_ms))
+
+    @property
+    def heartbeat_ticks(self) -> int:
+        """T / 10, and often enough for one to be lost before the lease ends."""
+        return max(1, min(self.election_ticks // 10, self.sticky_ticks // 4))

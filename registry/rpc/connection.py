@@ -50,6 +50,8 @@ class Connection(asyncio.Protocol):
         #: Loop times: when dialling began, when the peer was last heard, and was last used.
         self.opened_at = self.heard_at = self.used_at = self._loop.time()
         self._on_end: list[Callable[[], None]] = []
+        #: Whether the peer's side closed it, as happens when its process ends.
+        self.ended_by_peer = False
 
     # What users call
 
@@ -159,6 +161,9 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, problem: Exception | None) -> None:
+        if not self.has_ended:
+            # Else by a time-out of TCP: a silent peer, of whom nothing is known.
+            self.ended_by_peer = problem is None or isinstance(problem, ConnectionError)
         self._end(str(problem) if problem else "the peer closed it")
 
     def pause_writing(self) -> None:
@@ -258,7 +263,8 @@ async def dial(
         raise Unreachable(address, f"no answer within {timeout_s:g} s") from problem
     except (OSError, ValueError, OverflowError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else None
-        raise Unreachable(address, reason or str(problem)) from problem
+        refused = isinstance(problem, ConnectionRefusedError)
+        raise Unreachable(address, reason or str(problem), refused=refused) from problem
     finally:
         if connection is not None and not connection.is_open:
             with suppress(Unreachable):

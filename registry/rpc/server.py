@@ -90,6 +90,8 @@ class RpcServer:
         self.settings = settings or RpcServerSettings()
         self.handlers: dict[str, Handler] = {}
         self.notices: dict[str, NoticeHandler] = {}
+        #: Told the name of each metric that goes up by one.
+        self.count: Callable[[str], None] = lambda name: None
         self._admit = admit
         self._tls = tls
         self._socket: socket.socket | None = None
@@ -184,6 +186,7 @@ class RpcServer:
             return False
         self._per_address[address] += 1
         self._sessions.add(session)
+        self.count("rpc.accept_conn")
         return True
 
     def depart(self, session: _Session, address: str) -> None:
@@ -325,16 +328,19 @@ class _Session(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         assert self._caller is not None, "requests come after Hello"
+        self._server.count("rpc.request")
         try:
             handler = self._server.handlers.get(request.method)
             if handler is None:
                 raise NotFound(f"this server knows no request {request.method!r}")
             body = await handler(self._caller, request.body)
         except RegistryError as problem:
+            self._server.count("rpc.request_error")
             self._stream.fail(request.id, fault_of(problem))
         except Exception as problem:
             # The rim of a request: a bug is reported, and ends this request alone.
             logger.exception("request failed: peer=%s method=%s", self._host, request.method)
+            self._server.count("rpc.request_error")
             node, kind = self._server.hello.node, type(problem).__name__
             bug = RegistryError(f"internal error: {kind}; the log of {node} has more")
             self._stream.fail(request.id, fault_of(bug))

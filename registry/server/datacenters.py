@@ -68,9 +68,17 @@ class Datacenters:
     """A server's way to the others. `run` owns the connections."""
 
     def __init__(
-        self, own: str, node: str, *, hold_timeout_s: float, rng: random.Random | None = None
+        self,
+        own: str,
+        node: str,
+        *,
+        hold_timeout_s: float,
+        rng: random.Random | None = None,
+        count: Callable[[str], None] = lambda name: None,
     ) -> None:
-        """`hold_timeout_s` is how long servers hold requests while they have no leader."""
+        """`hold_timeout_s` is how long servers hold requests while they have no leader; `count` is
+        told the name of each metric that goes up by one."""
+        self._count = count
         self._own = own
         self._node = f"{node}.{own}"
         self._hold_timeout_s = hold_timeout_s
@@ -127,6 +135,7 @@ class Datacenters:
         servers = self._servers_of(call.datacenter)
         if not servers or call.method == calls.RELAY:
             raise NoPath
+        self._count("rpc.cross-dc")
         path = self._path(call.datacenter)
         path.servers.update([server.rpc_address for server in servers])
         limit_s = call.waits_ms / 1000 + self._hold_timeout_s + _WAY_S

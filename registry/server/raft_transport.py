@@ -3,7 +3,9 @@
 Each server dials its peers and only tells them things; answers come over the connection that the
 peer has dialled. So a big listing that is being forwarded never stands in the way of a heartbeat.
 Loss is allowed (R-5): what does not fit into a peer's queue, or was waiting when its connection
-broke, is dropped, and the driver is told that the peer is unreachable, so that it probes first.
+broke, is dropped, and the driver is told that the peer is unreachable, so that it probes first. A
+peer whose process has ended closes its connections and refuses new ones, unlike one that is cut off
+or stuck; the driver is told that too.
 
 A server that joins does not know the others' addresses before it has their configuration, but has
 to answer them: addresses are therefore also learned from whoever calls (`learn`). That a peer calls
@@ -42,14 +44,16 @@ class Receiver(Protocol):
 
     def receive(self, message: AnyMessage) -> None: ...
     def unreachable(self, peer: str) -> None: ...
+    def gone(self, peer: str) -> None: ...
 
 
 class _Link:
     """The way to one peer. The task that runs `run` owns the connection's use."""
 
     def __init__(
-        self, peer: str, address: str, pool: Pool, unreachable: Callable[[str], None]
+        self, peer: str, address: str, pool: Pool, unreachable: Callable[[str, bool], None]
     ) -> None:
+        """`unreachable` is called with the peer, and whether its process seems to have ended."""
         self.peer = peer
         self.address = address
         self._pool = pool
@@ -77,14 +81,16 @@ class _Link:
         """Keep a connection and empty the queue into it, until cancelled."""
         while True:
             try:
-                self._connection = await self._pool.connect(self.address)
+                connection = self._connection = await self._pool.connect(self.address)
             except Unreachable as problem:
                 logger.debug("raft peer is unreachable: peer=%s error=%s", self.peer, problem)
+                is_gone = problem.refused
             else:
-                await self._use(self._connection)
+                await self._use(connection)
                 self._connection = None
+                is_gone = connection.ended_by_peer
             self._clear()
-            self._unreachable(self.peer)
+            self._unreachable(self.peer, is_gone)
             await self._pool.ready(self.address)
 
     async def _use(self, connection: Connection) -> None:
@@ -216,6 +222,9 @@ class RpcTransport:
             link.task.cancel()
         self._pool.forget(link.address)
 
-    def _tell_unreachable(self, peer: str) -> None:
-        if self._receiver is not None:
-            self._receiver.unreachable(peer)
+    def _tell_unreachable(self, peer: str, is_gone: bool) -> None:
+        if self._receiver is None:
+            return
+        self._receiver.unreachable(peer)
+        if is_gone:
+            self._receiver.gone(peer)

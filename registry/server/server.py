@@ -120,8 +120,15 @@ class Server:
         )
         facts = settings.facts
         self.datacenters = Datacenters(
-            facts.datacenter, facts.node_name, hold_timeout_s=settings.hold_timeout_s
+            facts.datacenter,
+            facts.node_name,
+            hold_timeout_s=settings.hold_timeout_s,
+            count=lambda name: self.count(name),
         )
+        #: Told the name of each metric that goes up by one.
+        self.count: Callable[[str], None] = lambda name: None
+        #: Told of each read that this server was asked for; apart, since there are very many.
+        self.count_query: Callable[[float], None] = lambda amount: None
         #: Called with name and payload of a user event that another datacenter has fired here.
         self.on_fire: Callable[[str, bytes], None] | None = None
         #: Called to have all pools of this server do something with a gossip key.
@@ -213,6 +220,7 @@ class Server:
 
     async def read(self, query: Query, options: ReadOptions) -> ReadResult:
         """The answer of this server if it may give it in the asked mode, else of the leader."""
+        self.count_query(1)
         deadline = time.monotonic() + options.wait_ms / 1000
         if self.driver.is_leader or options.mode == "stale":
             try:
@@ -276,10 +284,16 @@ class Server:
             limit_s=self.settings.hold_timeout_s,
         )
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are other servers in the Raft configuration."""
+        servers = self.driver.configuration.servers
+        return any(server.id != self.driver.server_id for server in servers)
+
     async def removed(self) -> None:
         """After the pool was left: wait, but not for ever, until the others have put this server
         out. At once if there are none."""
-        if len(self.driver.configuration.servers) < 2:
+        if not self.has_others:
             return
         try:
             async with asyncio.timeout(REMOVAL_LIMIT_S):

@@ -132,7 +132,7 @@ class MemoryStore(_View):
     def sync(self) -> None:
         self._open()
 
-    def stage(self, pairs: Iterable[tuple[bytes, bytes]]) -> _StagedPairs:
+    def stage(self, pairs: Iterable[tuple[bytes, bytes]]) -> Staged:
         staged = list(pairs)
         if any(low >= high for (low, _), (high, _) in pairwise(staged)):
             raise StorageError("the keys to be staged are not in order")

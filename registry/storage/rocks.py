@@ -555,7 +555,7 @@ class RocksStore:
         except Exception as error:
             raise self._failed(error) from error
 
-    def stage(self, pairs: Iterable[tuple[bytes, bytes]]) -> _StagedTables:
+    def stage(self, pairs: Iterable[tuple[bytes, bytes]]) -> Staged:
         self._check_writable()
         staged = _StagedTables()
         try:

@@ -76,6 +76,8 @@ class Checker:
     entries: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     #: index -> term of what is committed for good
     committed: dict[int, int] = field(default_factory=dict)
+    #: index -> term of the leader that committed it, which may be a later one than the entry's
+    committed_in: dict[int, int] = field(default_factory=dict)
     applied: dict[int, tuple[int, int]] = field(default_factory=dict)
     votes: dict[tuple[str, int], str] = field(default_factory=dict)
     durable_terms: dict[str, int] = field(default_factory=dict)
@@ -89,7 +91,7 @@ class Checker:
     def bootstrapped(self, entry: Entry) -> None:
         """The first configuration, which is committed from the start on."""
         self.entries[entry.index, entry.term] = (checksum(entry), 0)
-        self.committed[entry.index] = entry.term
+        self.committed[entry.index] = self.committed_in[entry.index] = entry.term
 
     def started(self, server: str, core: RaftCore) -> None:
         """A server was started, or started again: nothing it remembers may be forgotten (I-6)."""
@@ -144,7 +146,9 @@ class Checker:
             if reason:
                 raise Violation("I-10", f"{server} sends {promise.message} but {reason}")
 
-    def applying(self, server: str, entries: Iterable[Entry], applied_index: int) -> None:
+    def applying(
+        self, server: str, core: RaftCore, entries: Iterable[Entry], applied_index: int
+    ) -> None:
         """Committed entries reach the state: the same everywhere, without a gap (I-5)."""
         for entry in entries:
             if entry.index != applied_index + 1:
@@ -154,7 +158,7 @@ class Checker:
             known = self.applied.setdefault(entry.index, found)
             if known != found:
                 raise Violation("I-5", f"{server} applies another entry at {entry.index}")
-            self._commit(server, entry.index, entry.term)
+            self._commit(server, entry.index, entry.term, core.term)
             if entry.kind is EntryKind.CONFIGURATION:
                 self._commit_configuration(entry)
 
@@ -218,7 +222,10 @@ class Checker:
             raise Violation("I-1", f"{known} and {server} both led term {core.term}")
         image = self.disks[server].written
         for index, term in self.committed.items():
-            if index > image.base_index and term < core.term and image.term(index) != term:
+            # A late vote may still elect somebody in a term that the others have left: only what
+            # was committed before that term must be there.
+            is_earlier = self.committed_in[index] < core.term
+            if index > image.base_index and is_earlier and image.term(index) != term:
                 raise Violation(
                     "I-4", f"{server} leads term {core.term} without committed entry {index}"
                 )
@@ -240,12 +247,12 @@ class Checker:
         having = [v for v in electors if _holds(self.disks[v].durable, index, term)]
         if len(having) <= len(electors) // 2:
             raise Violation("I-7", f"{server} commits {index} durable on {having} of {electors}")
-        self._commit(server, index, term)
+        self._commit(server, index, term, core.term)
 
-    def _commit(self, server: str, index: int, term: int) -> None:
+    def _commit(self, server: str, index: int, term: int, in_term: int) -> None:
         """Everything up to (index, term) is committed; walk back to what is known already."""
         while index and self.committed.get(index) is None:
-            self.committed[index] = term
+            self.committed[index], self.committed_in[index] = term, in_term
             found = self.entries.get((index, term))
             if found is None:
                 return  # the first configuration, or before a server's snapshot

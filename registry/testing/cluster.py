@@ -100,6 +100,10 @@ class Options:
     without_pre_vote: float = 0.0  # share of servers that campaign without asking first
     entries_per_append: int = 8
     inflight_messages: int = 16
+    sticky_ticks: int = 0
+    #: Chance that a server is told of another's crash; and, wrongly, of one that is cut off.
+    told_of_crashes: float = 0.0
+    told_wrongly: float = 0.0
 
     @classmethod
     def swarm(cls, rng: random.Random, servers: int | None = None) -> Options:
@@ -152,6 +156,9 @@ class Options:
             without_pre_vote=maybe(0.15, rng.choice((0.3, 1.0))),
             entries_per_append=rng.choice((1, 2, 8, 64)),
             inflight_messages=rng.choice((1, 4, 16, 256)),
+            sticky_ticks=rng.choice((0, ELECTION_TICKS // 2, ELECTION_TICKS // 4)),
+            told_of_crashes=rng.choice((0.0, 0.5, 1.0)),
+            told_wrongly=rng.choice((0.0, 0.5)),
         )
 
 
@@ -426,7 +433,7 @@ class SimulatedServer:
         entries, self._to_apply = self._to_apply, []
         if not entries:
             return
-        self.simulation.checker.applying(self.id, entries, self.disk.written.applied_index)
+        self.simulation.checker.applying(self.id, core, entries, self.disk.written.applied_index)
         changes = tuple(decode_write(entry) for entry in entries if entry.kind is EntryKind.COMMAND)
         self.disk.write(Record(changes=changes, applied_index=entries[-1].index))
         core.applied(entries[-1].index)
@@ -677,6 +684,7 @@ class Simulation:
             id=server_id,
             cluster_id=CLUSTER,
             election_ticks=ELECTION_TICKS,
+            sticky_ticks=self.options.sticky_ticks,
             heartbeat_ticks=2,
             max_entries_per_append=self.options.entries_per_append,
             max_inflight_messages=self.options.inflight_messages,
@@ -813,8 +821,24 @@ class Simulation:
             self.say(f"crash {server.id}")
             self._crashes += 1
             server.crash()
+            self._tell_gone(server, self.options.told_of_crashes)
             delay = self.random.choice((1, MS, T // 4, T, 4 * T))
             self.schedule.after(self.random.randint(0, delay), self._restarter(server))
+
+    def _tell_gone(self, gone: SimulatedServer, chance: float) -> None:
+        """Some of the others learn, or believe, that the process of `gone` has ended."""
+        if not chance:
+            return
+        for server in self.servers.values():
+            if server is not gone and self.random.random() < chance:
+                server.later(self.random.randint(0, T // 10), self._teller(server, gone.id))
+
+    def _teller(self, server: SimulatedServer, gone: str) -> Callable[[], None]:
+        def tell() -> None:
+            assert server.core is not None, "an input of a life of the server"
+            server.core.gone(gone)
+
+        return tell
 
     def _restarter(self, server: SimulatedServer) -> Callable[[], None]:
         def restart() -> None:
@@ -832,6 +856,7 @@ class Simulation:
         others = [id_ for id_ in ids if id_ != one]
         kind = self.random.choice(self.options.partitions)
         self.say(f"partition {kind} {one}")
+        self._tell_gone(self.servers[one], self.options.told_wrongly)
         match kind:
             case "isolate":
                 self.network.cut_between([one], others)

@@ -23,7 +23,7 @@ from registry.http import openapi
 from registry.http.app import FAMILIES
 from registry.http.operations import JSON_MEDIA, matches
 from registry.http.routing import Router
-from registry.testing.process import AgentProcess
+from registry.testing.process import AgentProcess, wait_until
 
 ROUNDS = int(os.environ.get("REGISTRY_BAD_INPUT_ROUNDS", "600"))
 SEED = int(os.environ.get("REGISTRY_BAD_INPUT_SEED", str(random.randrange(2**32))))
@@ -320,6 +320,47 @@ def test_a_body_that_is_too_large(agent: AgentProcess, method: str, pattern: str
         )
         assert told, answer.text
         assert 512 * 1024 <= int(told[1]) <= 512 << 20
+
+
+#: Settings that a check is taken with and that make no sense once it runs.
+ODD_CHECKS: tuple[dict[str, Any], ...] = (
+    {"HTTP": "::"},
+    {"HTTP": "http://["},
+    {"HTTP": "ftp://127.0.0.1:1/"},
+    {"HTTP": "http://\n/"},
+    {"HTTP": "http://\u2028.\u00e9/"},
+    {"HTTP": "http://127.0.0.1:999999/"},
+    {"HTTP": "http://127.0.0.1:1/", "Method": "A B"},
+    {"HTTP": "http://127.0.0.1:1/", "Method": "\u00e9"},
+    {"HTTP": "http://127.0.0.1:1/", "Header": {"a b\n": ["c\n"]}},
+    {"HTTP": "http://127.0.0.1:1/", "Header": {"": ["\u00e9"]}},
+    {"HTTP": "http://127.0.0.1:1/", "Header": {"Content-Length": ["x"]}, "Body": "y"},
+    {"HTTP": "http://127.0.0.1:1/", "Timeout": "-1s"},
+    {"TCP": "x y z"},
+    {"TCP": "a\0b:1"},
+    {"TCP": "." * 300 + ":1"},
+    {"TCP": "127.0.0.1:99999999"},
+    {"GRPC": "[[["},
+    {"GRPC": "127.0.0.1:1/\0"},
+)
+
+
+def test_checks_that_cannot_be_made_out(agent: AgentProcess) -> None:
+    """They are critical and say why; the log has no tracebacks of them (`unharmed`)."""
+    names = [f"odd-{number}" for number in range(len(ODD_CHECKS))]
+    for name, settings in zip(names, ODD_CHECKS, strict=True):
+        check = {"ID": name, "Name": name, "Interval": "1s", **settings}
+        agent.client.put("/v1/agent/check/register", json_body=check)
+
+    def silent() -> list[str]:
+        checks = agent.client.get("/v1/agent/checks").json()
+        return [name for name in names if not checks[name]["Output"]]
+
+    wait_until(lambda: not silent(), lambda: f"an output of {silent()}")
+    checks = agent.client.get("/v1/agent/checks").json()
+    assert {checks[name]["Status"] for name in names} == {"critical"}
+    for name in names:
+        agent.client.put(f"/v1/agent/check/deregister/{name}")
 
 
 # The protocol

@@ -3,7 +3,8 @@ writers go on.
 
 Whole agents on RocksDB. Here a few thousand writes and a log that is cut early; with
 `REGISTRY_CATCH_UP_WRITES` so many writes (`make catch-up-campaign`: 100,000) and the settings that
-an agent has by default, and then the writers must not notice much.
+an agent has by default. Then the state is half a million keys, the writers must not notice much,
+and neither must those who read from the follower while it takes the snapshot in.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import json
 import os
 import random
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,10 +32,14 @@ LONG = WRITES > 0
 WRITERS = 64
 #: Each writer goes round its keys; all together they are more than the long form's writes.
 KEYS_PER_WRITER = 2000
+#: Keys that are there already, to make the snapshot as big as it may be.
+KEYS_BEFORE = 400_000 if LONG else 0
 #: How long the normal pace is measured.
 NORMAL_S = 10.0 if LONG else 1.0
 #: How much slower than normal the slowest of a hundred writes may be while a follower catches up.
 RATIO_MAX = 4.0
+#: A probe by gossip waits for half a second, a follower for a heartbeat even longer.
+SILENCE_MAX_S = 0.5
 #: Nearer to the leader than this a server counts as caught up (autopilot's `MaxTrailingLogs`).
 TRAILING_MAX = 250
 
@@ -69,6 +75,48 @@ class Connection:
         sizes = [line for line in lines if line.startswith(b"content-length:")]
         size = int(sizes[0].partition(b":")[2])
         return int(lines[0].split(b" ")[1]), await self._reader.readexactly(size)
+
+
+async def fill(agent: AgentProcess, first: int, last: int) -> None:
+    """Put keys there, in the biggest groups that one request can have."""
+    rng = random.Random(first)
+    async with Connection.open(agent) as connection:
+        for start in range(first, last, 64):
+            numbers = range(start, min(start + 64, last))
+            operations = [
+                {
+                    "KV": {
+                        "Verb": "set",
+                        "Key": f"catch-up/before/{number}",
+                        "Value": b64encode(rng.randbytes(120)).decode(),
+                    }
+                }
+                for number in numbers
+            ]
+            status, answer = await connection.ask("PUT", "/v1/txn", json.dumps(operations).encode())
+            assert status == 200, answer
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads from a server that is starting, as soon as it answers, until told to stop."""
+
+    answers: int = 0
+    silence_s: float = 0.0  # the longest that an answer took
+    stopping: bool = False
+
+    async def run(self, agent: AgentProcess) -> None:
+        loop = asyncio.get_running_loop()
+        while not self.stopping:
+            with suppress(OSError):  # not up yet
+                async with Connection.open(agent) as connection:
+                    while not self.stopping:
+                        began = loop.time()
+                        await connection.ask("GET", "/v1/kv/catch-up/0/0?stale")
+                        self.silence_s = max(self.silence_s, loop.time() - began)
+                        self.answers += 1
+                        await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
 
 
 @dataclass(slots=True)
@@ -135,13 +183,16 @@ def agents(tmp_path: Path) -> Iterator[list[AgentProcess]]:
             agent.kill()
 
 
-@pytest.mark.timeout(60 + WRITES // 250)
+@pytest.mark.timeout(150 + (WRITES + KEYS_BEFORE) // 250)
 async def test_a_follower_that_was_down_catches_up_by_snapshot(
     agents: list[AgentProcess], capsys: pytest.CaptureFixture[str]
 ) -> None:
     loop, load = asyncio.get_running_loop(), Load()
     leader = await leader_of(agents)
     behind, other = (agent for agent in agents if agent is not leader)
+    async with asyncio.TaskGroup() as group:
+        for first in range(0, KEYS_BEFORE, KEYS_BEFORE // 8 or 1):
+            group.create_task(fill(leader, first, first + KEYS_BEFORE // 8))
     async with asyncio.TaskGroup() as group:
         for number in range(WRITERS):
             group.create_task(load.write((leader, other)[number % 2], number))
@@ -161,11 +212,13 @@ async def test_a_follower_that_was_down_catches_up_by_snapshot(
 
         back_at = loop.time()
         behind.start(wait=False)
+        reader = Reader()
+        group.create_task(reader.run(behind))
         await until(lambda: caught_up(behind, leader), "the follower has caught up", 120)
         caught_up_at = loop.time()
         # Down, it had no more than this; what it lacks, the leader's log does not hold.
         assert await statistic(behind, "last_snapshot_index") > last_index
-        load.stopping = True
+        load.stopping = reader.stopping = True
     await until(lambda: level(agents), "all three have applied the same", 60)
 
     normal, during = (
@@ -185,7 +238,9 @@ async def test_a_follower_that_was_down_catches_up_by_snapshot(
             f"  catching up      p99 {during:6.1f} ms, most "
             f"{load.worst_ms(back_at, caught_up_at):6.1f} ms, "
             f"{load.per_second(back_at, caught_up_at):5.0f} writes/s, "
-            f"{during / normal:.2f} times the normal p99"
+            f"{during / normal:.2f} times the normal p99\n"
+            f"  the follower meanwhile answered {reader.answers} reads, the slowest after "
+            f"{1000 * reader.silence_s:.0f} ms"
         )
     assert not load.failures
     for agent in agents:
@@ -193,6 +248,7 @@ async def test_a_follower_that_was_down_catches_up_by_snapshot(
     assert_same_keys(agents)
     if LONG:
         assert during / normal < RATIO_MAX
+        assert reader.silence_s < SILENCE_MAX_S
 
 
 async def leader_of(agents: list[AgentProcess]) -> AgentProcess:

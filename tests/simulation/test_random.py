@@ -30,6 +30,12 @@ def test_no_invariant_is_violated(servers: int | None, runs: int) -> None:
         assert sum(summary.snapshots for summary in summaries) > 0
 
 
+def test_a_late_vote_may_elect_a_leader_of_a_term_that_is_over() -> None:
+    """It lacks what was committed in a later term, and need not have it (I-4)."""
+    outcome = run_one(500_036)
+    assert isinstance(outcome, Summary), outcome
+
+
 @pytest.mark.parametrize("seed", [1, 7])
 def test_a_seed_replays_exactly_whatever_the_hash_seed(seed: int) -> None:
     """The same run in other processes, with strings hashed otherwise (R-2)."""

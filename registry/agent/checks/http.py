@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from registry.agent.checks.base import CRITICAL, PASSING, WARNING, CheckContext
 from registry.agent.definitions import CheckDefinition
 from registry.agent.http_clients import reason_of
@@ -10,6 +12,11 @@ from registry.hooks import CheckResult, CheckType
 
 USER_AGENT = "Consul Health Check"
 ACCEPT = "text/plain, text/*, */*"
+
+#: How long the request is follows from its body, whatever a definition says.
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
+
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class HttpRunner:
@@ -30,6 +37,8 @@ class HttpRunner:
         client = await self._context.http.get(verify=not self._definition.tls_skip_verify)
         tail = OutputTail(self._context.output_bytes_max)
         try:
+            if not _METHOD.fullmatch(self._method):
+                raise ValueError(f'net/http: invalid method "{self._method}"')
             request = httpx.Request(
                 self._method,
                 self._definition.http,
@@ -56,7 +65,10 @@ class HttpRunner:
 
     def _headers(self) -> list[tuple[str, str]]:
         given = [
-            (name, value) for name, values in self._definition.header.items() for value in values
+            (name, value)
+            for name, values in self._definition.header.items()
+            for value in values
+            if name.lower() not in _FRAMING
         ]
         names = {name.lower() for name, _ in given}
         defaults = (("User-Agent", USER_AGENT), ("Accept", ACCEPT))

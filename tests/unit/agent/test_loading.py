@@ -392,6 +392,16 @@ def test_rules_about_flags(arguments: list[str], message: str) -> None:
             "raft_multiplier cannot be 11. Must be between 1 and 10",
             id="raft multiplier",
         ),
+        pytest.param(
+            "protocol = 9",
+            "Protocol version '9' too high. Must be in range: [2, 3]",
+            id="protocol of the future",
+        ),
+        pytest.param(
+            "protocol = 1",
+            "Protocol version '1' too low. Must be in range: [2, 3]",
+            id="protocol of the past",
+        ),
         pytest.param('reconnect_timeout = "1h"', "reconnect_timeout must be >= 8h", id="reconnect"),
         pytest.param(
             "cache { entry_fetch_rate = 0 }",

@@ -58,6 +58,19 @@ def test_what_is_shown_is_the_last_whole_interval() -> None:
     assert [row["Name"] for row in shown["Samples"]] == ["consul.kvs.apply"]
 
 
+def test_a_counter_goes_on_into_the_next_interval() -> None:
+    metrics, clock = make(filters=("-consul.odd",))
+    counter, unwanted = metrics.counter("rpc.query"), metrics.counter("odd")
+    for _ in range(2):
+        counter.add(1)
+        unwanted.add(1)
+        clock.now += 10
+    metrics.current()
+    assert [(row["Name"], row["Sum"]) for row in metrics.summary()["Counters"]] == [
+        ("consul.rpc.query", 1)
+    ]
+
+
 def test_a_timer_goes_on_into_the_next_interval() -> None:
     metrics, clock = make()
     timer = metrics.timer("raft.commitTime")

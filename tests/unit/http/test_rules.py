@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -9,10 +11,18 @@ import pytest
 
 from registry.agent.config import Acl, AgentConfig, HttpConfig, Tokens
 from registry.agent.definition_rules import DefinitionRefused
-from registry.errors import NoLeader, Overloaded
+from registry.agent.facade import Backend, NoDatacenters
+from registry.errors import NoLeader, NoPath, Overloaded
 from registry.http.api import ApiRequest, ApiResponse, Routes, json_response
+from registry.http.app import FAMILIES
+from registry.http.options import DATACENTER
 from registry.http.rim import Rim
 from registry.http.routing import Router
+from registry.server.autopilot import AutopilotReport
+from registry.state.base import Query, ReadOptions, ReadResult
+from registry.state.dump import StateDump
+from registry.testing.consensus import InstantBackend
+from registry.testing.handlers import Handlers
 from registry.testing.serving import make_facade
 from registry.testing.wire import connect
 
@@ -315,3 +325,57 @@ def test_the_token_is_taken_from_the_first_place_that_has_one() -> None:
     assert token(b"", authorization="bEARER b c") == "b"
     assert token(b"", authorization="Basic b") == "own"
     assert token(b"") == "own"
+
+
+class Nowhere(InstantBackend):
+    """A datacenter of which only its own servers could tell that it is not there."""
+
+    async def read(self, query: Query, options: ReadOptions) -> ReadResult:
+        raise NoPath
+
+    async def raft_configuration(self) -> tuple[int, list[dict[str, Any]]]:
+        raise NoPath
+
+    async def autopilot_health(self) -> AutopilotReport:
+        raise NoPath
+
+    async def open_dump(self) -> StateDump:
+        raise NoPath
+
+    async def leader_address(self) -> str:
+        raise NoPath
+
+    async def peer_addresses(self) -> list[str]:
+        raise NoPath
+
+
+class AllNowhere(NoDatacenters):
+    def path(self, name: str) -> Backend | None:
+        return Nowhere()
+
+
+def reads_of_datacenters() -> Iterator[str]:
+    """The paths of all routes that only read, and take `?dc=`, with a fit argument."""
+    fit = defaultdict(lambda: "x", kind="service-defaults", key="x")
+    for family in FAMILIES:
+        for pattern, methods in family.routes.table.items():
+            for operation in methods["GET"].operations if "GET" in methods else ():
+                if DATACENTER in operation.all_parameters():
+                    path = pattern + operation.path_template().format_map(fit)
+                    yield f"{path}?keys" if path == "/v1/kv/" else f"{path}?"
+
+
+@pytest.mark.parametrize("path", sorted(set(reads_of_datacenters())))
+async def test_every_read_goes_to_the_datacenter_asked_for(path: str) -> None:
+    facade = make_facade(datacenters=AllNowhere())
+    api = Handlers(facade, *(family.routes for family in FAMILIES))
+    response = await api.request("GET", f"{path}&dc=nowhere")
+    assert (response.status, response.body) == (500, b"No path to datacenter")
+
+
+@pytest.mark.parametrize("family", ["catalog", "coordinate"])
+async def test_datacenters_are_listed_whichever_is_asked(family: str) -> None:
+    facade = make_facade(datacenters=AllNowhere())
+    api = Handlers(facade, *(each.routes for each in FAMILIES))
+    [shown] = await api.json("GET", f"/v1/{family}/datacenters?dc=nowhere")
+    assert (shown["Datacenter"] if family == "coordinate" else shown) == "dc1"

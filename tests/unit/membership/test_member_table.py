@@ -66,6 +66,20 @@ def test_a_newer_leave_intent(
     assert made.status_times() == {"beta": 6}
 
 
+def test_a_guessed_time_is_compared_and_not_kept() -> None:
+    made = having(MemberStatus.ALIVE)
+    assert not made.leave_intent("beta", 5, 0, is_guess=True).gossip_on
+    assert made.leave_intent("beta", 6, 0, is_guess=True).gossip_on
+    assert made.status_times() == {"beta": 5}
+    made.join_intent("beta", 6, 0)
+    assert [member.status for member in made] == [MemberStatus.ALIVE]
+
+    made = table()
+    made.leave_intent("beta", 6, 0, is_guess=True)
+    assert made.joined(BETA).member.status is MemberStatus.LEAVING
+    assert made.status_times() == {"beta": 5}
+
+
 @pytest.mark.parametrize("status", [s for s in MemberStatus if s is not MemberStatus.NONE])
 def test_an_intent_that_is_not_newer_is_ignored(status: MemberStatus) -> None:
     made = having(status)

@@ -78,7 +78,10 @@ class Alpha:
     """The core of alpha, which knows beta."""
 
     def __init__(
-        self, previous: SnapshotState | None = None, snapshot: SnapshotLog | None = None
+        self,
+        previous: SnapshotState | None = None,
+        snapshot: SnapshotLog | None = None,
+        seed: int = 1,
     ) -> None:
         self.lower = Lower()
         context = SerfContext(
@@ -86,7 +89,7 @@ class Alpha:
             name="alpha",
             address=ALPHA.address,
             tags={"role": "web"},
-            rng=random.Random(1),
+            rng=random.Random(seed),
             compile_pattern=compile_pattern,
             members=MemberTable(recent_intent_timeout_ms=300_000),
             lower=self.lower,
@@ -163,6 +166,41 @@ def test_old_events_are_ignored_by_who_joins_so() -> None:
     alpha.core.merge_remote_state(encode(State(1, {}, (), 8, (), 1)), join=True)
     assert alpha.hear(encode(UserEventMessage(7, "old"))) == []
     assert alpha.hear(encode(UserEventMessage(8, "new"))) == [Deliver(UserEvent(8, "new"))]
+
+
+def test_a_live_member_that_others_take_for_left_is_told_and_contradicts() -> None:
+    alpha = Alpha()
+    state = encode(State(9, {"beta": 6}, ("beta",), 0, (), 0))
+    alpha.core.merge_remote_state(state, join=False)
+    assert status_of(alpha, "beta") is MemberStatus.LEAVING
+    assert alpha.lower.sent == [(BETA.address, encode(LeaveIntent(7, "beta", False)))]
+    # Another may have told it before, of the intent itself: its answer has the next time after.
+    alpha.hear(encode(JoinIntent(7, "beta")))
+    assert status_of(alpha, "beta") is MemberStatus.ALIVE
+    # Who has heard of its answer does not fall for the old story again.
+    alpha.core.merge_remote_state(state, join=False)
+    assert status_of(alpha, "beta") is MemberStatus.ALIVE
+    assert len(alpha.lower.sent) == 1
+
+
+def test_a_member_that_is_gone_is_told_nothing() -> None:
+    alpha = Alpha()
+    alpha.core.node_left(BETA)
+    alpha.core.merge_remote_state(encode(State(9, {"beta": 6}, ("beta",), 0, (), 0)), join=False)
+    assert status_of(alpha, "beta") is MemberStatus.LEFT
+    assert alpha.lower.sent == []
+
+
+def test_a_time_of_ours_that_is_none_of_ours_is_outdone() -> None:
+    alpha = Alpha()
+    alpha.core.merge_remote_state(encode(State(0, {"alpha": 6}, (), 0, (), 0)), join=False)
+    assert alpha.core.broadcasts(1000, 0) == [encode(JoinIntent(7, "alpha"))]
+    alpha.core.merge_remote_state(encode(State(0, {"alpha": 7}, (), 0, (), 0)), join=False)
+    assert alpha.core.broadcasts(1000, 0) == [encode(JoinIntent(7, "alpha"))]  # the same again
+
+
+def status_of(alpha: Alpha, name: str) -> MemberStatus:
+    return next(member.status for member in alpha.core.members if member.name == name)
 
 
 def test_a_relay_hands_on_what_is_inside() -> None:
@@ -386,3 +424,32 @@ def test_states_of_the_lower_layer() -> None:
     alpha = Alpha()
     gone = Node("gone", ("10.0.0.9", 1), b"", state=NodeState.LEFT)
     assert alpha.core.merge_allowed([gone]) == "Member 'gone' is not a server"
+
+
+def test_a_name_conflict_that_goes_on_does_not_fill_the_log() -> None:
+    """Every alive message of either rival says so anew."""
+    alpha = Alpha()
+    for _ in range(1000):
+        alpha.core.conflict(BETA, Node("beta", ("10.0.0.3", 7946)))
+    notes = [output for output in alpha.core.take_output() if isinstance(output, Notice)]
+    assert [note.text.rpartition("=")[2] for note in notes] == [str(1 << n) for n in range(10)]
+
+    # Another pair is news, but not for everybody who makes addresses up.
+    for number in range(10_000):
+        other = Node("beta", (f"10.1.{number >> 8}.{number & 255}", 7946))
+        alpha.core.conflict(BETA, other)
+    assert len(alpha.core.take_output()) < 300
+
+
+def test_members_that_started_together_try_the_failed_at_different_times() -> None:
+    seen = set()
+    for seed in range(10):
+        alpha = Alpha(seed=seed)
+        alpha.core.node_left(BETA)
+        for now_ms in range(0, 30_001, 100):
+            alpha.pass_time(now_ms)
+            if alpha.lower.rejoined:
+                seen.add(now_ms)
+                break
+        assert alpha.lower.rejoined == [BETA.address], "within the first interval"
+    assert len(seen) > 5

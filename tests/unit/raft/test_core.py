@@ -611,6 +611,76 @@ def test_a_lost_connection_goes_back_to_probing() -> None:
     assert cores["b"].last_index == leader.last_index
 
 
+# -- the death of a leader ------------------------------------------------------------------------
+
+
+STICKY = 8
+
+
+def test_who_knows_of_the_leaders_death_waits_for_stickiness_alone() -> None:
+    cores, _ = led("a", "b", "c", sticky_ticks=STICKY)
+    cores.crash("a")
+    cores["b"].gone("a")
+    cores["c"].gone("a")
+    cores.run(STICKY)
+    assert [cores[each].role for each in "bc"] == [RaftRole.FOLLOWER] * 2
+    cores.run(3)
+    assert (cores["b"].role, cores["c"].leader_id) == (RaftRole.LEADER, "b")
+
+
+def test_voters_take_turns_after_the_leaders_death() -> None:
+    """The first in turn lacks an entry, so its successor has to lead, and does so soon."""
+    cores, leader = led("a", "b", "c", sticky_ticks=STICKY)
+    cores.cut("a", "b")
+    leader.propose(b"x")
+    cores.settle()
+    cores.crash("a")
+    for each in "bc":
+        cores[each].gone("a")
+    cores.run(STICKY + 6)
+    assert (cores["c"].role, cores["b"].leader_id) == (RaftRole.LEADER, "c")
+
+
+def test_an_election_that_failed_after_the_leaders_death_is_repeated_soon() -> None:
+    cores, _ = led("a", "b", "c", sticky_ticks=STICKY)
+    cores.crash("a")
+    for each in "bc":
+        cores[each].gone("a")
+    for _ in range(STICKY + 6):
+        cores.tick()
+        cores.handle()
+        cores.drop()
+    assert RaftRole.LEADER not in [cores[each].role for each in "bc"]
+    cores.run(2 * STICKY)
+    assert RaftRole.LEADER in [cores[each].role for each in "bc"]
+
+
+def test_a_leader_that_is_wrongly_believed_gone_goes_on() -> None:
+    """Its next heartbeat ends the haste; until stickiness is over nobody could have voted."""
+    cores, leader = led("a", "b", "c", sticky_ticks=STICKY)
+    for _ in range(3):
+        cores["b"].gone("a")
+        cores.run(1)
+        cores["c"].gone("a")
+        cores.run(2 * STICKY)
+    assert (leader.role, leader.term) == (RaftRole.LEADER, cores["b"].term)
+    cores.isolate("a")
+    cores.run(T - 1)
+    assert cores["b"].leader_id == "a", "its silence is waited out as ever"
+
+
+def test_only_the_leaders_death_matters_and_not_to_a_leader() -> None:
+    cores, leader = led("a", "b", "c", learners=("d",), sticky_ticks=STICKY)
+    leader.gone("b")
+    cores["b"].gone("c")
+    cores["b"].gone("")
+    cores["d"].gone("a")
+    cores.isolate("a")
+    cores.tick(n=STICKY + 6)
+    assert cores["b"].leader_id == "a"
+    assert (cores["d"].role, cores["d"].term) == (RaftRole.FOLLOWER, leader.term)
+
+
 def test_a_probe_without_news_still_finds_out_where_the_logs_meet() -> None:
     """The answer to a snapshot was lost; without new entries an empty append must prove it."""
     cores, leader = led("a", "b", "c")

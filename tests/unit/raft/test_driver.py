@@ -8,7 +8,7 @@ import random
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from registry.raft.driver import NEVER_MS, RaftDriver, RaftSettings
 from registry.raft.messages import Configuration, Entry, EntryKind, Server, SnapshotMeta
 from registry.raft.ready import RaftRole, RoleChange
 from registry.raft.snapshots import write_snapshot
-from registry.raft.streaming import ATTEMPTS_MAX
 from registry.raft.transport import LocalNetwork
 from registry.storage.keys import STATE, decode_u64, encode_u64
 from registry.storage.memory import MemoryStore
@@ -547,7 +546,7 @@ class TestThreeServers:
             await until(lambda: trio.words(behind) == words, 40)
             counting.cancel()
         assert sum(applied.values()) >= 6000
-        assert max(applied.values()) < 1500
+        assert max(applied.values()) < 500
 
     async def test_a_follower_behind_the_log_catches_up_by_snapshot(
         self, trio: Trio, tmp_path: Path
@@ -566,11 +565,14 @@ class TestThreeServers:
             await (await trio.leader()).propose(b"more")
 
     async def test_a_follower_answers_while_it_prepares_a_snapshot(
-        self, trio: Trio, caplog: pytest.LogCaptureFixture
+        self, trio: Trio, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """For longer than a sender waits for any answer: it is told that there is work done."""
         caplog.set_level("INFO", "registry.raft")
-        trio.settings = CUT_EARLY
+        attempts_max = 2
+        monkeypatch.setattr("registry.raft.streaming.ATTEMPTS_MAX", attempts_max)
+        # Long enough that nobody else takes over on a busy machine.
+        trio.settings = replace(CUT_EARLY, election_timeout_ms=400)
         machines = {id_: SlowlyPreparedMachine(trio.stores[id_]) for id_ in "abc"}
         for server_id, machine in machines.items():
             trio.build(server_id, machine)
@@ -580,7 +582,7 @@ class TestThreeServers:
             before = trio.words(behind.server_id)
             trio.network.heal()
             await until(machine.preparing.is_set)
-            patience_s = ATTEMPTS_MAX * trio.settings.election_timeout_ms / 1000
+            patience_s = attempts_max * trio.settings.election_timeout_ms / 1000
             waited_until = asyncio.get_running_loop().time() + 1.5 * patience_s
             while asyncio.get_running_loop().time() < waited_until:
                 await leader.propose(b"meanwhile")
@@ -590,9 +592,7 @@ class TestThreeServers:
             machine.may_prepare.set()
             await until(lambda: behind.applied_index >= leader.commit_index, 30)
             assert trio.words(behind.server_id) == trio.words(leader.server_id)
-        # Nobody gave up; at most somebody new took over (this machine may be busy).
-        transfers = sum("sending a snapshot" in record.message for record in caplog.records)
-        assert transfers <= sum(change.role is RaftRole.LEADER for _, change in trio.changes)
+        assert sum("sending a snapshot" in record.message for record in caplog.records) == 1
 
     async def test_a_snapshot_that_is_not_needed_any_more_is_thrown_away(self, trio: Trio) -> None:
         class CountingStore(MemoryStore):

@@ -79,6 +79,13 @@ def test_the_lease_is_shorter_than_the_timeout(
 ) -> None:
     config = RaftConfig(id="a", election_ticks=election_ticks, clock_drift_percent=drift_percent)
     assert config.lease_ticks == lease_ticks
+    sticky = RaftConfig(
+        id="a",
+        election_ticks=5 * election_ticks,
+        sticky_ticks=election_ticks,
+        clock_drift_percent=drift_percent,
+    )
+    assert sticky.lease_ticks == lease_ticks
 
 
 @pytest.mark.parametrize(
@@ -87,6 +94,8 @@ def test_the_lease_is_shorter_than_the_timeout(
         ({"disabled_guards": frozenset({"R-0"})}, "no such guard: R-0"),
         ({"heartbeat_ticks": 20}, "shorter than the election timeout"),
         ({"heartbeat_ticks": 0}, "shorter than the election timeout"),
+        ({"heartbeat_ticks": 5, "sticky_ticks": 5}, "shorter than the election timeout and stick"),
+        ({"sticky_ticks": 21}, "not be longer than the election timeout"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], reason: str) -> None:

@@ -262,8 +262,21 @@ async def test_a_peer_that_gives_no_sign_of_life_is_given_up() -> None:
     async with _silent_peer() as address:
         pool = Pool(CLIENT, PoolSettings(ping_interval_s=0.02, silence_max_s=0.05))
         async with running(pool):
+            connection = await pool.connect(address)
             with pytest.raises(ConnectionLost, match=r"no sign of life for 0\.05 s"):
-                await pool.call(address, "echo", b"")
+                await connection.call("echo", b"")
+            assert not connection.ended_by_peer
+
+
+async def test_a_peer_that_ends_is_told_from_one_that_is_silent(handlers: Handlers) -> None:
+    server, address = make_server(handlers)
+    async with running(server):
+        connection = await dial(address, CLIENT)
+    await until(lambda: connection.has_ended)
+    assert connection.ended_by_peer
+    with pytest.raises(Unreachable) as refusal:
+        await dial(address, CLIENT)
+    assert refusal.value.refused
 
 
 async def test_a_peer_that_answers_pings_may_take_its_time(

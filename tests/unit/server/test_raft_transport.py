@@ -33,12 +33,16 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[AnyMessage] = []
         self.lost: list[str] = []
+        self.dead: list[str] = []
 
     def receive(self, message: AnyMessage) -> None:
         self.received.append(message)
 
     def unreachable(self, peer: str) -> None:
         self.lost.append(peer)
+
+    def gone(self, peer: str) -> None:
+        self.dead.append(peer)
 
 
 class End:
@@ -134,12 +138,14 @@ async def test_the_driver_is_told_whom_it_cannot_reach(ends: tuple[End, End]) ->
         a.send("b", 1)
         await until(lambda: a.receiver.lost != [])
         assert set(a.receiver.lost) == {"b"}
+        assert set(a.receiver.dead) == {"b"}, "nobody listens there"
         async with running(b):
             a.network.revive(b.address)
             await until(lambda: _sent(a, b))
             assert 1 not in b.numbers(), "what waited for a lost peer is not sent late"
-            told = len(a.receiver.lost)
+            told, told_dead = len(a.receiver.lost), len(a.receiver.dead)
         await until(lambda: len(a.receiver.lost) > told)
+        await until(lambda: len(a.receiver.dead) > told_dead, "it closed its connections")
 
 
 def _sent(a: End, b: End) -> bool:
@@ -208,6 +214,7 @@ async def test_another_datacenter_is_not_talked_to(ends: tuple[End, End]) -> Non
     async with running(a, foreign):
         a.network.transport.set_peers(peers(a, foreign))
         await until(lambda: a.receiver.lost != [])
+        assert a.receiver.dead == [], "it is there, and refuses to talk"
         foreign.network.transport.send([HeartbeatRequest(sender="b", receiver="a", term=1)])
         assert foreign.receiver.received == a.receiver.received == []
 
