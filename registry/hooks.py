@@ -173,10 +173,12 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     | "check" | `node/check id` | as `/v1/health/node/NAME` shows it |
     | "member" | its node's name | `{"Status": "alive" or "failed"}` |
     | "reset" | "" | None |
+    | "complete" | "" | None |
 
     A `value` of None is a deletion (of a member: it left). "reset" says that changes before it may
-    be missing: the whole state follows as changes, and what is not among them is gone. It comes
-    first of all to a sink that is new, and after a state was replaced as a whole.
+    be missing: the whole state follows as changes of one index, and what is not among them is gone.
+    It comes first of all to a sink that is new, and after a state was replaced as a whole.
+    "complete" says that the whole state was told; only sinks with it among their kinds get it.
     """
 
     index: int
@@ -188,13 +190,19 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin | None = None
 
 
+class PlaceLost(Exception):
+    """Raised by the `deliver` of a sink that has lost what it was told before: it is told "reset"
+    and the whole state."""
+
+
 class ChangeSink(msgspec.Struct, frozen=True, kw_only=True):
     """Something that is told every change, in order and at least once.
 
     `deliver` gets up to `batch_max` changes of the kinds wanted ("reset" always) and returns when
     they need not be delivered again; it has 60 seconds. Raising: the same changes come again,
-    after a pause that grows to a minute. With `where` "leader" the leader delivers, and the next
-    leader goes on where the last one was; with "server" every server delivers by itself.
+    after a pause that grows to a minute, but for `PlaceLost`. With `where` "leader" the leader
+    delivers, and the next leader goes on where the last one was; with "server" every server
+    delivers by itself.
     `wants_origin` has writes say who asked for them even when they gave no reason.
 
     `name` is where the sink's place is remembered under, one for the whole cluster.
@@ -306,7 +314,7 @@ class HttpMiddleware(msgspec.Struct, frozen=True, kw_only=True):
 
     `before` gives an answer in place of the API's, or None to let the request go on; it may raise
     `AccessDenied`. `after` gives another answer in place of the one it is shown, or None to leave
-    it; answers that are streamed are not shown. Each may be async, or block, and has 5 seconds,
+    it; answers that are streamed are not shown. Each may be async, or block, and has 2 seconds,
     which clients wait for. What fails is left out.
     """
 
@@ -321,7 +329,7 @@ class AuthMethod(msgspec.Struct, frozen=True, kw_only=True):
 
     `authenticate` gives an `Identity`, None when the request has nothing that this method knows
     (then the next one is asked, and a request that none knows is anonymous), or raises
-    `AccessDenied` for credentials that are wrong. It may be async, or block, and has 5 seconds.
+    `AccessDenied` for credentials that are wrong. It may be async, or block, and has 2 seconds.
     With `required` nothing is served while the method itself fails; without, it is left out then.
     """
 

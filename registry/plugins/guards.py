@@ -38,6 +38,7 @@ from registry.hooks import (
     KvWrite,
     Metric,
     MetricsSink,
+    PlaceLost,
     ServiceTransform,
     StorageEngine,
     WatchHandler,
@@ -56,7 +57,7 @@ MAKE_LIMIT_S = 0.02
 HANDLER_LIMIT_S = 60.0
 
 #: What stands around a request; its client waits for it.
-AROUND_LIMIT_S = 5.0
+AROUND_LIMIT_S = 2.0
 
 #: Changing one definition; whoever registers waits for it.
 TRANSFORM_LIMIT_S = 2.0
@@ -231,7 +232,13 @@ def guard_handler(handler: WatchHandler, record: PluginRecord) -> WatchHandler:
 
 def guard_sink(sink: ChangeSink, record: PluginRecord) -> ChangeSink:
     async def deliver(changes: Sequence[Change]) -> None:
-        await record.call("registry_change_sinks", sink.deliver, changes, limit_s=DELIVERY_LIMIT_S)
+        await record.call(
+            "registry_change_sinks",
+            sink.deliver,
+            changes,
+            limit_s=DELIVERY_LIMIT_S,
+            passes=(PlaceLost,),
+        )
 
     return replace(sink, deliver=deliver)
 

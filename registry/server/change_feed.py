@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import msgspec
 
 from registry.errors import RegistryError
-from registry.hooks import Change, ChangeSink, Origin
+from registry.hooks import Change, ChangeSink, Origin, PlaceLost
 from registry.state.base import Command
 from registry.state.catalog_records import (
     CHECKS,
@@ -108,18 +108,30 @@ class ChangeFeed:
                     self._trim()
                     await grown.wait()
                     continue
-                await self._deliver(sink, self._reader.changes(places, sink.kinds))
+                try:
+                    await self._deliver(sink, self._reader.changes(places, sink.kinds))
+                except PlaceLost:
+                    logger.warning("change sink is told the whole state again sink=%s", sink.name)
+                    cursor = await self._show_all(sink)
+                    continue
                 cursor = places[-1][0]
                 await place.save(cursor, at_once=False)
                 self._trim()
 
-    async def _deliver(self, sink: ChangeSink, changes: list[Change]) -> None:
-        """Return once they were delivered, however often that has to be tried."""
+    async def _deliver(
+        self, sink: ChangeSink, changes: list[Change], *, telling_all: bool = False
+    ) -> None:
+        """Return once they were delivered, however often that has to be tried.
+
+        Raises the sink's `PlaceLost`, unless it is being told everything just now.
+        """
         pause = RETRY_S
         while changes:
             try:
                 await sink.deliver(changes)
-            except RegistryError as problem:
+            except (RegistryError, PlaceLost) as problem:
+                if isinstance(problem, PlaceLost) and not telling_all:
+                    raise
                 text = "changes could not be delivered sink=%s index=%d again_in_s=%.0f error=%s"
                 logger.warning(text, sink.name, changes[0].index, pause, problem)
                 await asyncio.sleep(pause)
@@ -132,10 +144,10 @@ class ChangeFeed:
         index = self._machine.applied_index
         snapshot = self._machine.snapshot()
         try:
-            await self._deliver(sink, [self._reader.reset(index)])
             rows = self._reader.everything(snapshot, index, sink.kinds)
+            await self._deliver(sink, [self._reader.reset(index)], telling_all=True)
             while changes := await asyncio.to_thread(_take, rows, sink.batch_max):
-                await self._deliver(sink, changes)
+                await self._deliver(sink, changes, telling_all=True)
         finally:
             snapshot.close()
         return Cursor(index, LAST)
@@ -211,11 +223,10 @@ class _Changes:
         ]
 
     def reset(self, index: int) -> Change:
-        now_ms = time.time_ns() // 1_000_000
-        return Change(index=index, sequence=0, time_ms=now_ms, kind="reset", key="")
+        return _mark("reset", index, 0)
 
     def everything(self, reader: Reader, index: int, kinds: frozenset[str]) -> Iterator[Change]:
-        """The state as changes of its index."""
+        """The state as changes of its index, and that it is complete."""
         now_ms = time.time_ns() // 1_000_000
         sequence = 0
         for prefix in FOLLOWED:
@@ -224,6 +235,8 @@ class _Changes:
                 for change in self._of_row(Cursor(index, sequence), Row(now_ms, key, raw)):
                     if change.kind in kinds:
                         yield change
+        if "complete" in kinds:
+            yield _mark("complete", index, 2 * sequence + 2)
 
     def _of_row(self, cursor: Cursor, row: Row) -> Iterator[Change]:
         key, stored = row.key, row.value if row.value is not None else row.before
@@ -264,6 +277,11 @@ class _Changes:
             value=value,
             origin=Origin(origin.client, origin.reason) if origin is not None else None,
         )
+
+
+def _mark(kind: str, index: int, sequence: int) -> Change:
+    now_ms = time.time_ns() // 1_000_000
+    return Change(index=index, sequence=sequence, time_ms=now_ms, kind=kind, key="")
 
 
 def _kv_value(raw: bytes | None) -> dict[str, Any] | None:

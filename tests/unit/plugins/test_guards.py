@@ -17,6 +17,7 @@ from registry.hooks import (
     ChangeSink,
     CheckResult,
     CheckType,
+    PlaceLost,
     WatchHandler,
     hookimpl,
 )
@@ -148,6 +149,8 @@ async def test_registry_change_sinks(plugins: Plugins) -> None:
         delivered.append((changes, threading.current_thread().name))
         if len(delivered) == 2:
             raise OSError("no connection")
+        if len(delivered) == 3:
+            raise PlaceLost
 
     class Sinks:
         @hookimpl
@@ -161,6 +164,9 @@ async def test_registry_change_sinks(plugins: Plugins) -> None:
     assert delivered == [(changes, "plugin-mine")]
     with pytest.raises(PluginError, match="plugin mine failed in registry_change_sinks: OSError"):
         await sink.deliver(changes)
+    with pytest.raises(PlaceLost):
+        await sink.deliver(changes)
+    assert plugins.report()[-1]["ErrorCount"] == 1
 
 
 async def test_a_handler_runs_on_its_plugins_loop(plugins: Plugins) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from registry.errors import NotLeader, PluginError
-from registry.hooks import Change, ChangeSink, Origin
+from registry.hooks import Change, ChangeSink, Origin, PlaceLost
 from registry.http.change_data import show_record
 from registry.server import change_feed
 from registry.server.change_feed import ChangeFeed
@@ -302,6 +302,52 @@ async def test_ending_in_the_middle_of_everything(monkeypatch: pytest.MonkeyPatc
     assert sink_cursor(replica.machine.reader, "recording") is None
     async with running(fed.feed.lead):
         await until(lambda: len(recording.after_reset()) == 10)
+
+
+async def test_the_end_of_the_state_is_told_to_those_who_ask() -> None:
+    replica = Replica()
+    replica.apply_all([KvSet(key=b"a"), KvSet(key=b"b")])
+    recording = Recording(kinds=frozenset({"kv", "complete"}), batch_max=3)
+    fed = Fed(recording.sink, replica=replica)
+    async with running(fed.feed.lead):
+        await until(lambda: len(recording.changes) == 4)
+        replica.apply(KvSet(key=b"c"))
+        await until(lambda: "c" in recording.keys)
+    kinds = [change.kind for change in recording.changes]
+    assert kinds == ["reset", "kv", "kv", "complete", "kv"]
+    places = [(change.index, change.sequence) for change in recording.changes]
+    assert places == sorted(set(places))
+
+
+async def test_a_sink_that_lost_its_place_is_told_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(change_feed, "RETRY_S", 0.001)
+    recording = Recording(where="server")
+    replica = Replica()
+    is_lost = False
+    failures = 0  # of being told everything
+
+    async def deliver(changes: Sequence[Change]) -> None:
+        nonlocal is_lost, failures
+        if is_lost and changes[0].kind == "reset":
+            failures += 1
+            is_lost = failures < 3
+        if is_lost:
+            raise PlaceLost
+        await recording.deliver(changes)
+
+    fed = Fed(ChangeSink(name="recording", deliver=deliver, where="server"), replica=replica)
+    async with running(fed.feed.run):
+        replica.apply_all([KvSet(key=b"a"), KvSet(key=b"b")])
+        await until(lambda: {"a", "b"} <= set(recording.keys))
+        is_lost = True
+        replica.apply(KvDelete(key=b"a"))
+        await until(lambda: [change.key for change in recording.after_reset()] == ["b"])
+        replica.apply(KvSet(key=b"c"))
+        await until(lambda: recording.keys[-1] == "c")
+    assert [change.key for change in recording.after_reset()] == ["b", "c"]
+    assert failures == 3
 
 
 def _had(replica: Replica) -> int:
