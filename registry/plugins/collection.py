@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from registry.plugins import guards
 from registry.plugins.discovery import Found, in_directories, installed
 from registry.plugins.record import Counters, PluginRecord
 from registry.plugins.settings import SETTINGS_KEY, PluginSelection, read_settings
-from registry.plugins.threads import PluginThreads
+from registry.plugins.threads import CLOSE_LIMIT_S, PluginThreads
 
 logger = logging.getLogger("registry.plugins")
 
@@ -116,10 +117,14 @@ class Plugins:
         self._contributions.clear()
 
     def close(self) -> None:
-        """End the plugins' threads."""
-        for record in self._records.values():
-            if record.threads is not None:
-                record.threads.close()
+        """End the plugins' threads; those that hang are left to themselves after a moment, the same
+        for all."""
+        records = self._records.values()
+        ending = [each.threads.begin_close() for each in records if each.threads is not None]
+        deadline = time.monotonic() + CLOSE_LIMIT_S
+        for thread in ending:
+            if thread is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def count_in(self, counters: Counters) -> None:
         """Count calls and errors there from now on, as `plugin.calls` and `plugin.errors`."""

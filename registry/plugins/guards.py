@@ -44,7 +44,7 @@ from registry.hooks import (
     WatchHandler,
     WriteRefused,
 )
-from registry.plugins.record import PluginRecord
+from registry.plugins.record import PluginRecord, too_long
 
 #: Reading one configuration file.
 READ_LIMIT_S = 10.0
@@ -185,6 +185,11 @@ class GuardedRunner:
         return self._checked(
             await self._record.call(self._hook, runner.run, limit_s=None, log=False)
         )
+
+    def timed_out(self, timeout_ns: int) -> CheckResult:
+        """Whoever runs checks has given this run up."""
+        wrong = self._record.failed(self._hook, too_long(timeout_ns / 1e9))
+        return CheckResult("critical", str(wrong))
 
     async def _bound(self) -> Any:
         runner = await self._making.get()
@@ -345,16 +350,17 @@ def guard_middleware(middleware: HttpMiddleware, record: PluginRecord) -> HttpMi
 
         async def call(*arguments: Any) -> HttpAnswer | None:
             try:
-                answer: object = await record.call_guarded(
-                    hook, function, *arguments, limit_s=AROUND_LIMIT_S, passes=(AccessDenied,)
+                answer: HttpAnswer | None = await record.call_guarded(
+                    hook,
+                    function,
+                    *arguments,
+                    limit_s=AROUND_LIMIT_S,
+                    passes=(AccessDenied,),
+                    gives=HttpAnswer,
                 )
             except RegistryError:
                 return None
-            if answer is None or isinstance(answer, HttpAnswer):
-                return answer
-            record.failed(hook, f"gave {type(answer).__name__}, expected HttpAnswer or None")
-            record.count_failure(hook)
-            return None
+            return answer
 
         return call
 
@@ -367,20 +373,19 @@ def guard_auth(method: AuthMethod, record: PluginRecord) -> AuthMethod:
 
     async def authenticate(call: HttpCall) -> Identity | None:
         try:
-            return await ask(call)
+            identity: Identity | None = await record.call_guarded(
+                hook,
+                method.authenticate,
+                call,
+                limit_s=AROUND_LIMIT_S,
+                passes=(AccessDenied,),
+                gives=Identity,
+            )
         except RegistryError as problem:
             if method.required:
                 raise AccessDenied(f"nobody can be authenticated now: {problem}") from problem
             return None
-
-    async def ask(call: HttpCall) -> Identity | None:
-        identity: object = await record.call_guarded(
-            hook, method.authenticate, call, limit_s=AROUND_LIMIT_S, passes=(AccessDenied,)
-        )
-        if identity is None or isinstance(identity, Identity):
-            return identity
-        record.count_failure(hook)
-        raise record.failed(hook, f"gave {type(identity).__name__}, expected Identity or None")
+        return identity
 
     return replace(method, authenticate=authenticate)
 

@@ -23,6 +23,8 @@ ERRORS_MAX = 20
 
 #: So many failures in a row of one hook, and it is left alone for a while.
 FAILURES_MAX = 5
+#: A call that had to be given up counts for several: somebody waited for it all the while.
+HANG_WEIGHT = 3
 #: For how long, the first time; doubled with each trial that fails, up to the longest.
 PAUSE_S = 30.0
 PAUSE_S_MAX = 600.0
@@ -56,9 +58,9 @@ class Breaker:
     def succeeded(self) -> None:
         self.failures, self.open_until, self._pause_s = 0, 0.0, PAUSE_S
 
-    def failed(self, now: float) -> float:
+    def failed(self, now: float, weight: int = 1) -> float:
         """Count a failure; for how long the hook is left alone now, 0 when it is not."""
-        self.failures += 1
+        self.failures += weight
         if self.failures < FAILURES_MAX:
             return 0.0
         pause, self._pause_s = self._pause_s, min(self._pause_s * 2, PAUSE_S_MAX)
@@ -94,8 +96,13 @@ class PluginRecord:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             traceback = error
         self.errors_total += 1
+        kept = f"{hook}: {reason}"
+        if kept in self.errors:
+            traceback = None  # the log has it already
         if len(self.errors) < ERRORS_MAX:
-            self.errors.append(f"{hook}: {reason}")
+            self.errors.append(kept)
+        elif self.errors_total & (self.errors_total - 1):
+            log = False  # what fails all the time is counted; the 32nd, 64th, … are told
         if self.counters is not None:
             self.counters.count("plugin.errors", plugin=self.name, hook=hook)
         if log:
@@ -194,8 +201,10 @@ class PluginRecord:
         *arguments: Any,
         limit_s: float,
         passes: tuple[type[Exception], ...] = (),
+        gives: type | None = None,
     ) -> Any:
-        """`call` behind the hook's breaker: raises `PluginError` at once while it is open."""
+        """`call` behind the hook's breaker: raises `PluginError` at once while it is open, and for
+        anything given that is neither None nor of the type `gives`, where that is told."""
         breaker = self.breakers.setdefault(hook, Breaker())
         if not breaker.allows(time.monotonic()):
             raise PluginError(self.name, hook, "it failed too often and is left alone for a while")
@@ -204,16 +213,20 @@ class PluginRecord:
         except passes:
             breaker.succeeded()
             raise
-        except RegistryError:
-            self.count_failure(hook)
+        except RegistryError as problem:
+            hung = isinstance(problem.__cause__, TimeoutError)
+            self._count_failure(hook, weight=HANG_WEIGHT if hung else 1)
             raise
+        if gives is not None and not (result is None or isinstance(result, gives)):
+            wrong = self.failed(hook, f"gave {type(result).__name__}, expected {gives.__name__}")
+            self._count_failure(hook)
+            raise wrong
         breaker.succeeded()
         return result
 
-    def count_failure(self, hook: str) -> None:
-        """One more failure in a row, of what `call_guarded` made or what came of it."""
+    def _count_failure(self, hook: str, weight: int = 1) -> None:
         breaker = self.breakers.setdefault(hook, Breaker())
-        if pause := breaker.failed(time.monotonic()):
+        if pause := breaker.failed(time.monotonic(), weight):
             text = "plugin is left alone plugin=%s hook=%s failures=%d seconds=%.0f"
             logger.warning(text, self.name, hook, breaker.failures, pause)
             if self.counters is not None:

@@ -105,15 +105,22 @@ class PluginThreads:
             return self._loop
 
     def close(self) -> None:
-        """End the threads; those that hang are left to themselves."""
+        """End the threads; those that hang are left to themselves after a moment."""
+        thread = self.begin_close()
+        if thread is not None:
+            thread.join(CLOSE_LIMIT_S)
+
+    def begin_close(self) -> threading.Thread | None:
+        """Have the threads end; the one to wait for, if somebody wants to."""
         with self._lock:
             loop, thread, self._loop = self._loop, self._loop_thread, None
             workers, self._workers, self._idle = self._workers, 0, 0
         for _ in range(workers):
             self._jobs.put(None)
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(CLOSE_LIMIT_S)
+        if loop is None:
+            return None
+        loop.call_soon_threadsafe(loop.stop)
+        return thread
 
     def _admit(self) -> None:
         with self._lock:

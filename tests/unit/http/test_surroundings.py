@@ -184,9 +184,9 @@ async def test_what_fails_is_left_out() -> None:
         left_alone = [entry["LeftAlone"].keys() for entry in plugins.report()]
     assert found == {
         "registry_http_middleware: LookupError: nobody",
-        "registry_http_middleware: gave str, expected HttpAnswer or None",
+        "registry_http_middleware: gave str, expected HttpAnswer",
         "registry_auth_methods: LookupError: nobody",
-        "registry_auth_methods: gave str, expected Identity or None",
+        "registry_auth_methods: gave str, expected Identity",
     }
     assert left_alone[0] == {"registry_http_middleware", "registry_auth_methods"}
 

@@ -84,6 +84,13 @@ async def test_a_check_that_blocks_leaves_the_agents_loop_alone(plugins: Plugins
     assert running.result().status == "passing"
 
 
+async def test_a_run_that_was_given_up_is_told_as_the_plugins(plugins: Plugins) -> None:
+    runner = make(plugins, lambda definition: Where())
+    text = "plugin mine failed in registry_check_types: took longer than 1.5 s"
+    assert runner.timed_out(1_500_000_000) == CheckResult("critical", text)
+    assert plugins.report()[0]["ErrorCount"] == 1
+
+
 async def test_what_is_slow_to_make_is_made_on_in_the_plugin(plugins: Plugins) -> None:
     go_on = threading.Event()
 

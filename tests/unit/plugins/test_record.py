@@ -155,3 +155,13 @@ def test_the_breaker_pauses_for_longer_each_time() -> None:
     assert pauses == [PAUSE_S, 60, 120, 240, 480, PAUSE_S_MAX, PAUSE_S_MAX]
     breaker.succeeded()
     assert breaker.failed(now) == 0
+
+
+async def test_a_call_that_hangs_counts_for_several(record: PluginRecord) -> None:
+    go_on = threading.Event()
+    for _ in range(2):
+        with pytest.raises(PluginError, match="took longer"):
+            await record.call_guarded(HOOK, go_on.wait, limit_s=0.01)
+    with pytest.raises(PluginError, match="left alone"):
+        await record.call_guarded(HOOK, go_on.wait, limit_s=0.01)
+    go_on.set()
