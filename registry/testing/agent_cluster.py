@@ -43,8 +43,8 @@ class Host:
 class AgentCluster:
     """`servers` that found a cluster, named server1, server2, …, and `clients` client1, ….
 
-    As a context manager: entered once all are up and agree, and killed at the end. `config` goes
-    to all of them.
+    As a context manager: entered once all are up and agree, and killed at the end. `config` and
+    `arguments` go to all of them.
     """
 
     def __init__(
@@ -55,15 +55,17 @@ class AgentCluster:
         clients: int = 0,
         config: Mapping[str, object] | None = None,
         hosts: Sequence[Host] | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         names = [f"server{number + 1}" for number in range(servers)]
         names += [f"client{number + 1}" for number in range(clients)]
         if hosts is None:
             hosts = [Host(loopback_address()) for _ in names]
+        server = ("-server", f"-bootstrap-expect={servers}")
         self.agents = [
             AgentProcess(
                 root / name,
-                arguments=("-server", f"-bootstrap-expect={servers}") if at < servers else (),
+                arguments=(*(server if at < servers else ()), *arguments),
                 name=name,
                 address=host.address,
                 ports=host.ports,
