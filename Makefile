@@ -10,7 +10,8 @@ CAMPAIGN_RUNS ?= 20000
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types layers format campaign crash-campaign catch-up-campaign \
-	conformance-campaign failover-campaign membership-campaign lock-campaign fuzz-campaign clean
+	conformance-campaign failover-campaign membership-campaign lock-campaign fuzz-campaign \
+	network-campaign clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +75,9 @@ lock-campaign: $(VENV)/.test  ## a lock, 20 processes and servers that are kille
 
 fuzz-campaign: $(VENV)/.test  ## 20,000 requests made out of the API's document, most of them nonsense
 	REGISTRY_FUZZ_REQUESTS=20000 $(BIN)/python -m pytest tests/cluster/test_fuzz.py -s
+
+network-campaign: $(VENV)/.test  ## a cluster whose network is cut, slow and lossy, for minutes
+	REGISTRY_NETWORK_LONG=1 $(BIN)/python -m pytest tests/cluster/test_network.py -s
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

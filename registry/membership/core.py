@@ -44,6 +44,7 @@ from registry.membership.wire import (
     Suspect,
     UserMessage,
     decode_packet_message,
+    encode,
     encode_user_stream,
 )
 
@@ -91,17 +92,19 @@ class SwimCore:
         )
         self._rumours = Rumours(context)
         self._prober = Prober(context, self._rumours)
+        self._rumours.suspected = self._prober.challenge
         self._relays = Relays(context)
         self._exchange = Exchange(context, self._rumours)
+        self._rumours.came = self._exchange.newcomer
         self._gossip_ms = now_ms + rng.random() * config.gossip_interval_ms
         self._handlers: dict[type[Any], Callable[[Any, Address], None]] = {
             Ping: self._on_ping,
             IndirectPing: self._relays.serve,
             Ack: self._on_ack,
             Nack: lambda nack, _: self._prober.nack(nack.seq_no),
-            Suspect: lambda suspect, _: self._rumours.suspect(suspect),
+            Suspect: self._on_suspect,
             Alive: lambda alive, _: self._rumours.alive(alive),
-            Dead: lambda dead, _: self._rumours.dead(dead),
+            Dead: self._on_dead,
             UserMessage: lambda user, _: delegate.message_received(user.data),
         }
         self._rumours.introduce_ourselves(_checked(delegate.meta()))
@@ -124,6 +127,10 @@ class SwimCore:
 
     def advance(self, now_ms: float) -> None:
         self.at(now_ms)
+        # Gossip is due several times a second, so this shows whether we were there all the time.
+        late_ms = now_ms - self._gossip_ms
+        if late_ms > self._config.probe_timeout_ms:
+            self._stood_still(late_ms)
         self._rumours.advance()
         self._relays.advance()
         self._prober.advance()
@@ -131,6 +138,14 @@ class SwimCore:
         if now_ms >= self._gossip_ms:
             self._gossip_ms = now_ms + self._config.gossip_interval_ms
             self._gossip()
+
+    def _stood_still(self, for_ms: float) -> None:
+        """The process, or its machine, did not run: answers may have come that we did not read.
+
+        To judge others by the time that passed meanwhile would be to blame them for our own fault.
+        """
+        self._rumours.postpone(for_ms)
+        self._prober.postpone(for_ms)
 
     def _gossip(self) -> None:
         """Hand what is new to a few random nodes."""
@@ -179,6 +194,25 @@ class SwimCore:
     def _on_ack(self, ack: Ack, source: Address) -> None:
         if not self._prober.ack(ack):
             self._relays.ack(ack.seq_no)
+
+    def _on_suspect(self, suspect: Suspect, source: Address) -> None:
+        self._rumours.suspect(suspect)
+        self._answer_accusation(suspect.node, source)
+
+    def _on_dead(self, dead: Dead, source: Address) -> None:
+        self._rumours.dead(dead)
+        self._answer_accusation(dead.node, source)
+
+    def _answer_accusation(self, accused: str, source: Address) -> None:
+        """Whoever says that we are failing is told straight away that we are not.
+
+        It may be the one node that missed our contradiction when gossip spread it. Strangers get
+        no answer: their addresses may be made up, and it is longer than the accusation.
+        """
+        context = self._context
+        is_about_us = accused == context.name and not context.is_leaving
+        if is_about_us and context.nodes.at(source) is not None:
+            context.send_all(source, [encode(self._rumours.own_word())])
 
     def receive_stream_request(self, data: bytes, source: Address, now_ms: float) -> bytes | None:
         """Never raises, whatever the bytes are; the answer, if there is one."""

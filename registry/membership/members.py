@@ -4,12 +4,18 @@ The list is walked from front to back and shuffled at its end, so that each node
 two rounds at the latest; new ones go to a random place (SWIM, section 4.3). A node that is dropped
 leaves the list only at its end: dropping many costs no more than dropping one.
 
+The nodes also stand in a ring, which looks the same to all who know the same nodes, so that they
+can share work out without a word. The order is that of a checksum of the names: names of one rack
+or one purpose are alike, and fail together.
+
 Source: gossip sheet, sections 5.1, 5.5 and 5.7.
 """
 
 from __future__ import annotations
 
 import random
+import zlib
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -54,6 +60,7 @@ class NodeTable:
         self._by_address: dict[Address, NodeEntry] = {}
         self._order: list[NodeEntry] = []
         self._position = 0
+        self._ring: list[tuple[int, str]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -71,6 +78,7 @@ class NodeTable:
     def add(self, entry: NodeEntry) -> None:
         self._entries[entry.name] = entry
         self._by_address[entry.address] = entry
+        insort(self._ring, _place(entry.name))
         self._order.append(entry)
         other = self._rng.randrange(len(self._order))
         self._order[-1], self._order[other] = self._order[other], self._order[-1]
@@ -84,6 +92,7 @@ class NodeTable:
     def drop(self, entry: NodeEntry) -> None:
         del self._entries[entry.name]
         self._forget_address(entry)
+        del self._ring[bisect_left(self._ring, _place(entry.name))]
         entry.is_dropped = True
 
     def _forget_address(self, entry: NodeEntry) -> None:
@@ -108,6 +117,29 @@ class NodeTable:
                 return entry
         return None
 
+    def after(self, name: str, fits: Callable[[NodeEntry], bool]) -> NodeEntry | None:
+        """The first that fits on the way around the ring from `name`."""
+        start = bisect_left(self._ring, _place(name)) + 1
+        for place in range(start, start + len(self._ring) - 1):
+            entry = self._entries[self._ring[place % len(self._ring)][1]]
+            if fits(entry):
+                return entry
+        return None
+
+    def is_shortly_before(
+        self, name: str, target: str, count: int, fits: Callable[[NodeEntry], bool]
+    ) -> bool:
+        """Whether `name` is one of the last `count` that fit on the way to `target`."""
+        start = bisect_left(self._ring, _place(target))
+        for place in range(start - 1, start - len(self._ring), -1):
+            other = self._ring[place][1]  # beyond the front Python goes on at the end
+            if other == name:
+                return True
+            count -= fits(self._entries[other])
+            if count == 0:
+                return False
+        return False
+
     def choose(self, count: int, fits: Callable[[NodeEntry], bool]) -> list[NodeEntry]:
         """Up to `count` random nodes that fit; in a bad pool fewer than there are."""
         chosen: list[NodeEntry] = []
@@ -119,3 +151,8 @@ class NodeTable:
                 if len(chosen) == count:
                     break
         return chosen
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Where in the ring a node stands."""
+    return zlib.crc32(name.encode()), name

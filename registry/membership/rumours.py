@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Callable
 
 from registry.membership.broadcast import Broadcast
 from registry.membership.members import NodeEntry
@@ -34,6 +35,10 @@ class Rumours:
         # to the top, where they are recognised by the suspicion's present deadline.
         self._timers: list[tuple[float, int, NodeEntry, Suspicion]] = []
         self._ties = itertools.count()
+        #: Told when somebody else has made us suspect a node.
+        self.suspected: Callable[[NodeEntry], None] = lambda entry: None
+        #: Told when a node has come, or come back.
+        self.came: Callable[[], None] = lambda: None
 
     # Ourselves.
 
@@ -71,6 +76,9 @@ class Rumours:
             # Nobody is there who could be told.
             context.leave_broadcast = None
             context.outputs.append(LeaveSent())
+
+    def own_word(self) -> Alive:
+        return _alive(self._context.myself)
 
     def _refute(self, entry: NodeEntry, incarnation: int) -> None:
         """Contradict what was said of us with `incarnation`."""
@@ -158,6 +166,7 @@ class Rumours:
         self._broadcast(entry, message)
         if was_gone:
             context.delegate.node_joined(entry.view())
+            self.came()
         elif old_meta != entry.meta:
             context.delegate.node_updated(entry.view())
 
@@ -179,22 +188,27 @@ class Rumours:
                 self._refute(entry, message.incarnation)
 
     def _take_suspect(self, entry: NodeEntry, message: Suspect) -> None:
-        context, config = self._context, self._context.config
+        context = self._context
         self._broadcast(entry, message)
         entry.incarnation = message.incarnation
         entry.change(NodeState.SUSPECT, context.now_ms)
-        limits = SuspicionLimits.of(
-            mult=config.suspicion_mult,
-            max_timeout_mult=config.suspicion_max_timeout_mult,
-            probe_interval_ms=config.probe_interval_ms,
-            node_count=len(context.nodes),
-        )
+        limits = SuspicionLimits.of(context.config, len(context.nodes))
         entry.suspicion = Suspicion(message.accuser, context.now_ms, limits)
         self._schedule(entry, entry.suspicion)
+        if message.accuser != context.name:
+            self.suspected(entry)
 
     def _schedule(self, entry: NodeEntry, suspicion: Suspicion) -> None:
         timer = (suspicion.deadline_ms, next(self._ties), entry, suspicion)
         heapq.heappush(self._timers, timer)
+
+    def postpone(self, by_ms: float) -> None:
+        """Every suspect gets so much more time."""
+        self._timers.clear()
+        for entry in self._context.nodes:
+            if entry.suspicion is not None:
+                entry.suspicion.started_ms += by_ms
+                self._schedule(entry, entry.suspicion)
 
     def next_deadline_ms(self) -> float | None:
         while self._timers:
@@ -239,8 +253,7 @@ class Rumours:
     # Spreading.
 
     def _tell_alive(self, entry: NodeEntry) -> None:
-        message = Alive(entry.incarnation, entry.name, entry.address, entry.meta, entry.versions)
-        self._broadcast(entry, message)
+        self._broadcast(entry, _alive(entry))
 
     def _broadcast(self, entry: NodeEntry, message: Encodable) -> Broadcast:
         return self._context.queue.add(entry.name, encode(message))
@@ -254,6 +267,10 @@ def _is_old(message: Alive, entry: NodeEntry, *, is_self: bool) -> bool:
     if message.address != entry.address:
         return False
     return message.incarnation < entry.incarnation + (not is_self)
+
+
+def _alive(entry: NodeEntry) -> Alive:
+    return Alive(entry.incarnation, entry.name, entry.address, entry.meta, entry.versions)
 
 
 def _presented(message: Alive) -> Node:

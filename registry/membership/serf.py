@@ -16,10 +16,11 @@ Source: gossip sheet, section 8.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from registry.errors import RemoteProtocolError, TooLarge
-from registry.membership.addresses import format_address, unpack_ip
+from registry.membership.addresses import Address, format_address, unpack_ip
 from registry.membership.clocks import LamportClock
 from registry.membership.context import SerfContext
 from registry.membership.coordinate import Coordinate, CoordinateClient
@@ -57,6 +58,9 @@ from registry.membership.serf_values import (
 )
 from registry.membership.snapshot import SnapshotLog, SnapshotState, SnapshotWrite
 
+#: Name conflicts that are told apart: who invents addresses must not fill the memory either.
+_CONFLICTS_MAX = 256
+
 
 class Phase(enum.Enum):
     ALIVE = "alive"
@@ -93,9 +97,14 @@ class SerfCore:
         self._ignores_old_events = False
         self._leave: LeaveProgress | None = None
         self._intent_sent: Outgoing | None = None
+        #: How often each two were in conflict; under None what came when the table was full.
+        self._conflicts: Counter[tuple[str, Address, Address] | None] = Counter()
         self._prunes: list[tuple[int, str]] = []
         self._reap_at_ms = context.now_ms + context.config.reap_interval_ms
-        self._reconnect_at_ms = context.now_ms + context.config.reconnect_interval_ms
+        # Nodes that start together, or saw the same failure, shall not try all at one moment: after
+        # a partition somebody tries soon then, wherever in the interval it ends.
+        reconnect_interval_ms = context.config.reconnect_interval_ms
+        self._reconnect_at_ms = context.now_ms + int(context.rng.random() * reconnect_interval_ms)
         if previous is not None:
             self._resume(previous)
 
@@ -324,17 +333,28 @@ class SerfCore:
             self._snapshot.not_alive(member.name, now_ms)
 
     def conflict(self, existing: Node, other: Node) -> None:
-        """Two addresses claim one name."""
-        self._context.note(
-            f"name conflict: name={existing.name} address={format_address(existing.address)}"
-            f" other={format_address(other.address)}"
-        )
+        """Two addresses claim one name. Each says so with every alive message of its own."""
+        self._note_conflict(existing, other)
         if existing.name != self._context.name or self.phase is not Phase.ALIVE:
             return
         if self._context.config.resolves_name_conflicts:
             encoded = self._queries.ask_who_has_our_name()
             if encoded is not None:
                 self._query_queue.add(encoded)
+
+    def _note_conflict(self, existing: Node, other: Node) -> None:
+        """At the 1st, 2nd, 4th, 8th … time between the two: it must not fill the log."""
+        rivals: tuple[str, Address, Address] | None
+        rivals = (existing.name, existing.address, other.address)
+        if rivals not in self._conflicts and len(self._conflicts) >= _CONFLICTS_MAX:
+            rivals = None
+        self._conflicts[rivals] += 1
+        count = self._conflicts[rivals]
+        if count & (count - 1) == 0:
+            self._context.note(
+                f"name conflict: name={existing.name} address={format_address(existing.address)}"
+                f" other={format_address(other.address)} count={count}"
+            )
 
     def merge_allowed(self, nodes: Sequence[Node]) -> str | None:
         return self._rules.objection([member_of(node) for node in nodes])
@@ -417,6 +437,13 @@ class SerfCore:
         return verdict.gossip_on
 
     def _prune(self, name: str) -> None:
+        """Erase a member, but one that is leaving only once it is gone.
+
+        A leaving member is still there. Either it is about to go, or it was put out by force and
+        has contradicted, which we may have missed: erased, it would be missing here for good, as
+        the lower layer, to which it never went, does not announce it again. (The real agent erases
+        it after this delay in any case.)
+        """
         member = self._context.members.get(name)
         if member is not None and member.status is MemberStatus.LEAVING:
             config = self._context.config
@@ -430,7 +457,7 @@ class SerfCore:
         if due:
             self._prunes = [prune for prune in self._prunes if prune[0] > now_ms]
         for name in due:
-            self._erase(name)
+            self._prune(name)
 
     def announce_join(self) -> None:
         """Tell everybody that we are here, as of now. Called after a join that reached somebody."""

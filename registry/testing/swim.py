@@ -1,8 +1,9 @@
 """A pool of SWIM cores on a virtual clock: delays, loss, partitions and stopped nodes by choice.
 
 The cores are the real ones; with `with_serf`, so is the Serf layer on top of each. A node is
-stopped as a process is by SIGSTOP or a pulled plug: nothing it is sent is answered. All chance
-comes from one seed, so a run can be repeated.
+stopped as a process is by a pulled plug: nothing it is sent is answered. One that is blocked stands
+still as by SIGSTOP or a busy machine: what it is sent waits in its sockets. All chance comes from
+one seed, so a run can be repeated.
 """
 
 from __future__ import annotations
@@ -94,6 +95,9 @@ class SimulatedNode:
     delegate: RecordingDelegate  # unused when there is a Serf layer
     serf: SerfCore | None = None
     is_running: bool = True
+    is_blocked: bool = False
+    #: What is to be done when it is no longer blocked, in order.
+    waiting: list[Callable[[], None]] = field(default_factory=list)
     #: How often it was started and resumed: alarms set before do not count.
     lives: int = 0
     #: What the core said besides what it sent, in order.
@@ -204,6 +208,20 @@ class SwimPool:
             node.lives += 1
             self._wake(node)
 
+    def block(self, name: str) -> None:
+        self.nodes[name].is_blocked = True
+
+    def unblock(self, name: str) -> None:
+        """The clock is looked at before the sockets, which is the worse order."""
+        node = self.nodes[name]
+        node.is_blocked = False
+        waiting, node.waiting = node.waiting, []
+        if node.is_running:
+            node.driver.advance(self.now_ms)
+            self._flush(node)
+        for act in waiting:
+            act()
+
     def split(self, *sides: Iterable[str]) -> None:
         """Nothing passes between nodes of different sides."""
         self._side = {name: number for number, side in enumerate(sides) for name in side}
@@ -247,7 +265,9 @@ class SwimPool:
         life = node.lives
 
         def wake() -> None:
-            if node.is_running and node.lives == life:
+            if node.is_blocked:
+                node.waiting.append(wake)
+            elif node.is_running and node.lives == life:
                 node.driver.advance(self.now_ms)
                 self._flush(node)
                 self._wake(node)
@@ -272,7 +292,9 @@ class SwimPool:
             return
 
         def arrive() -> None:
-            if receiver.is_running:
+            if receiver.is_blocked:
+                receiver.waiting.append(arrive)
+            elif receiver.is_running:
                 receiver.driver.receive_packet(packet.data, sender.address, self.now_ms)
                 self._flush(receiver)
 
@@ -282,13 +304,24 @@ class SwimPool:
         """A stream gets through loss, as TCP does, but not through a cut."""
         receiver = self._by_address.get(stream.address)
 
+        is_answered = False
+
         def replied(reply: bytes | None) -> None:
-            if sender.is_running:
+            nonlocal is_answered
+            if sender.is_blocked:
+                sender.waiting.append(lambda: replied(reply))
+            elif sender.is_running and not is_answered:
+                is_answered = True
                 sender.driver.stream_reply(stream.token, reply, self.now_ms)
                 self._flush(sender)
 
         def arrive() -> None:
             assert receiver is not None
+            if receiver.is_blocked:
+                # The kernel accepts for it; the answer may come too late.
+                receiver.waiting.append(arrive)
+                self._later(stream.timeout_ms, lambda: replied(None))
+                return
             if not receiver.is_running:
                 self._later(stream.timeout_ms, lambda: replied(None))
                 return

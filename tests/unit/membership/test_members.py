@@ -95,3 +95,54 @@ def test_an_address_is_whoever_came_there_last() -> None:
     assert nodes.at(first.address) is second
     nodes.drop(first)
     assert nodes.at(first.address) is second
+
+
+def test_the_ring_leads_around_to_everybody_whatever_the_order_they_came_in() -> None:
+    nodes, others = table(20), NodeTable(random.Random(2))
+    for number in reversed(range(20)):
+        others.add(entry(number))
+    way = walk(nodes)
+    assert sorted(way) == sorted(f"n{number}" for number in range(20))
+    assert walk(others) == way
+    end = nodes.after(way[-1], anybody)
+    assert end is nodes.get("n0")
+
+
+def walk(nodes: NodeTable) -> list[str]:
+    """The ring from n0 on."""
+    way = ["n0"]
+    for _ in range(len(nodes) - 1):
+        node = nodes.after(way[-1], anybody)
+        assert node is not None
+        way.append(node.name)
+    return way
+
+
+def test_the_ring_passes_over_those_that_do_not_fit_and_those_that_were_dropped() -> None:
+    nodes = table(6)
+    first, second, third, fourth, fifth, sixth = walk(nodes)
+    nodes.drop(nodes.get(second) or entry(-1))
+
+    def fits(node: NodeEntry) -> bool:
+        return node.name != third
+
+    successor = nodes.after(first, fits)
+    assert successor is not None
+    assert successor.name == fourth
+    assert nodes.is_shortly_before(first, fourth, 1, fits)
+    assert not nodes.is_shortly_before(sixth, fourth, 1, fits)
+    assert nodes.is_shortly_before(sixth, fourth, 2, fits)
+    assert not nodes.is_shortly_before(fifth, fourth, 2, fits)
+    assert nodes.after(first, lambda node: False) is None
+    assert not nodes.is_shortly_before(fourth, fourth, 9, fits)
+    assert table(1).after("n0", anybody) is None
+
+
+def test_as_many_as_asked_for_stand_shortly_before_each() -> None:
+    nodes = table(30)
+    for target in nodes:
+        before = [
+            node for node in nodes if nodes.is_shortly_before(node.name, target.name, 8, anybody)
+        ]
+        assert len(before) == 8
+        assert target not in before

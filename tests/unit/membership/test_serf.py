@@ -453,3 +453,20 @@ def test_members_that_started_together_try_the_failed_at_different_times() -> No
                 break
         assert alpha.lower.rejoined == [BETA.address], "within the first interval"
     assert len(seen) > 5
+
+
+def test_a_member_to_be_pruned_that_is_still_there_is_kept_until_it_is_gone() -> None:
+    """Its contradiction may have missed us; a later push/pull has it in the status times."""
+    alpha = Alpha()
+    alpha.hear(encode(LeaveIntent(7, "beta", True)))
+    for now_ms in range(0, 60_001, 1000):
+        alpha.pass_time(now_ms)
+    assert [m.status for m in alpha.core.members if m.name == "beta"] == [MemberStatus.LEAVING]
+    alpha.core.merge_remote_state(encode(State(9, {"beta": 8}, (), 1, (), 1)), join=False)
+    assert [m.status for m in alpha.core.members if m.name == "beta"] == [MemberStatus.ALIVE]
+
+    alpha.hear(encode(LeaveIntent(9, "beta", True)))
+    alpha.core.node_left(BETA)
+    for now_ms in range(60_000, 70_001, 1000):
+        alpha.pass_time(now_ms)
+    assert [member.name for member in alpha.core.members] == ["alpha"]

@@ -9,52 +9,51 @@ from registry.membership.config import SwimConfig
 from registry.membership.suspicion import Suspicion, SuspicionLimits
 
 
-def limits(config: SwimConfig, node_count: int) -> SuspicionLimits:
-    return SuspicionLimits.of(
-        mult=config.suspicion_mult,
-        max_timeout_mult=config.suspicion_max_timeout_mult,
-        probe_interval_ms=config.probe_interval_ms,
-        node_count=node_count,
-    )
-
-
 @pytest.mark.parametrize(
     ("config", "node_count", "expected"),
     [
-        pytest.param(SwimConfig.local(), 4, (1, 3000, 18_000), id="local-4"),
-        pytest.param(SwimConfig.local(), 2, (0, 3000, 18_000), id="local-2"),
-        pytest.param(SwimConfig.lan(), 3, (0, 4000, 24_000), id="lan-3"),
-        pytest.param(SwimConfig.lan(), 4, (2, 4000, 24_000), id="lan-4"),
-        pytest.param(SwimConfig.lan(), 10, (2, 4000, 24_000), id="lan-10"),
-        pytest.param(SwimConfig.lan(), 100, (2, 8000, 48_000), id="lan-100"),
-        pytest.param(SwimConfig.lan(), 1000, (2, 12_000, 72_000), id="lan-1000"),
-        pytest.param(SwimConfig.lan(), 10_000, (2, 16_000, 96_000), id="lan-10000"),
-        pytest.param(SwimConfig.wan(), 10, (4, 30_000, 180_000), id="wan-10"),
-        pytest.param(SwimConfig.consul_dev(), 10, (1, 300, 1800), id="dev-10"),
+        pytest.param(SwimConfig.local(), 4, (1, 3000, 18_000, 3000), id="local-4"),
+        pytest.param(SwimConfig.local(), 2, (0, 3000, 18_000, 3000), id="local-2"),
+        pytest.param(SwimConfig.local(), 200, (1, 6903, 41_418, 5250), id="local-200"),
+        pytest.param(SwimConfig.lan(), 3, (0, 4000, 24_000, 4000), id="lan-3"),
+        pytest.param(SwimConfig.lan(), 4, (2, 4000, 24_000, 4000), id="lan-4"),
+        pytest.param(SwimConfig.lan(), 10, (2, 4000, 24_000, 4000), id="lan-10"),
+        pytest.param(SwimConfig.lan(), 55, (2, 6960, 41_760, 6960), id="lan-55"),
+        pytest.param(SwimConfig.lan(), 100, (2, 8000, 48_000, 7000), id="lan-100"),
+        pytest.param(SwimConfig.lan(), 200, (2, 9204, 55_224, 7000), id="lan-200"),
+        pytest.param(SwimConfig.lan(), 1000, (2, 12_000, 72_000, 7000), id="lan-1000"),
+        pytest.param(SwimConfig.lan(), 100_000, (2, 20_000, 120_000, 7200), id="lan-100000"),
+        pytest.param(SwimConfig.wan(), 10, (4, 30_000, 180_000, 30_000), id="wan-10"),
+        pytest.param(SwimConfig.wan(), 100, (4, 60_000, 360_000, 52_500), id="wan-100"),
+        pytest.param(SwimConfig.consul_dev(), 10, (1, 300, 1800, 300), id="dev-10"),
+        # Its probe interval is as short as its gossip interval: nothing is left to save.
+        pytest.param(SwimConfig.consul_dev(), 200, (1, 690, 4140, 690), id="dev-200"),
     ],
 )
-def test_limits(config: SwimConfig, node_count: int, expected: tuple[int, int, int]) -> None:
-    found = limits(config, node_count)
-    assert (found.confirmations, found.min_ms, found.max_ms) == expected
+def test_limits(config: SwimConfig, node_count: int, expected: tuple[int, int, int, int]) -> None:
+    assert SuspicionLimits.of(config, node_count) == SuspicionLimits(*expected)
 
 
 @pytest.mark.parametrize(
     ("confirmations", "confirmed", "timeout_ms"),
     [
-        pytest.param(2, 0, 24_000, id="nobody-else"),
-        pytest.param(2, 1, 11_381, id="one-of-two"),
-        pytest.param(2, 2, 4000, id="both"),
-        pytest.param(0, 0, 4000, id="nobody-to-wait-for"),
+        pytest.param(2, 0, 54_000, id="nobody-else"),
+        pytest.param(2, 1, 25_608, id="one-of-two"),
+        pytest.param(2, 2, 9000, id="both"),
+        pytest.param(2, 3, 8000, id="one-more"),
+        pytest.param(2, 5, 6000, id="certain"),
+        pytest.param(0, 0, 9000, id="nobody-to-wait-for"),
     ],
 )
 def test_each_accuser_shortens_the_wait(
     confirmations: int, confirmed: int, timeout_ms: int
 ) -> None:
-    assert SuspicionLimits(confirmations, 4000, 24_000).timeout_ms(confirmed) == timeout_ms
+    limits = SuspicionLimits(confirmations, 9000, 54_000, 6000)
+    assert limits.timeout_ms(confirmed) == timeout_ms
 
 
 def test_who_counts_as_an_accuser() -> None:
-    suspicion = Suspicion("ann", 1000, SuspicionLimits(2, 4000, 24_000))
+    suspicion = Suspicion("ann", 1000, SuspicionLimits(2, 4000, 24_000, 4000))
     assert suspicion.deadline_ms == 25_000
     assert not suspicion.confirm("ann"), "the first accuser does not count again"
     assert suspicion.confirm("bob")
@@ -62,6 +61,16 @@ def test_who_counts_as_an_accuser() -> None:
     assert suspicion.confirm("cid")
     assert not suspicion.confirm("dan"), "two are enough"
     assert suspicion.deadline_ms == 5000
+
+
+def test_in_a_large_pool_three_more_accusers_count() -> None:
+    suspicion = Suspicion("ann", 0, SuspicionLimits(2, 9000, 54_000, 6000))
+    deadlines = []
+    for accuser in ("bob", "cid", "dan", "eve", "fay"):
+        assert suspicion.confirm(accuser)
+        deadlines.append(suspicion.deadline_ms)
+    assert deadlines == [25_608, 9000, 8000, 7000, 6000]
+    assert not suspicion.confirm("gus"), "more make it no more certain"
 
 
 def test_the_score_stays_within_its_bounds() -> None:

@@ -66,6 +66,12 @@ def alive(name: str, incarnation: int = 1, versions: Versions | None = None) -> 
     return Alive(incarnation, name, SOMEBODY, b"", versions or Versions())
 
 
+def run_until(core: SwimCore, end_ms: int) -> None:
+    """As a shell does, which is there whenever something is due."""
+    while (at_ms := core.next_deadline_ms()) <= end_ms:
+        core.advance(at_ms)
+
+
 def sent(outputs: list[SwimOutput]) -> list[SendPacket]:
     return [output for output in outputs if isinstance(output, SendPacket)]
 
@@ -360,7 +366,7 @@ def test_a_ping_by_stream_with_a_broken_answer_is_none(reply: bytes | None) -> N
         core.advance(now_ms)
     (stream,) = [o for o in core.take_output() if isinstance(o, OpenStream)]
     core.stream_reply(stream.token, reply, 1700)
-    core.advance(3000)
+    run_until(core, 3000)
     node = core.node("bob")
     assert node is not None
     assert node.state is NodeState.SUSPECT
@@ -486,3 +492,152 @@ def test_relays_have_a_limit() -> None:
         core.receive_packet(encode(request), SOMEBODY, 1)
     assert core.statistics()["dropped_too-many-relays"] == 76
     assert {packet.address for packet in sent(core.take_output())} == {("10.0.0.8", 8301)}
+
+
+# What members of a large pool do besides.
+
+
+def member_of(count: int, name: str, seed: int = 1) -> SwimCore:
+    """One of the nodes n0, n1, …, which knows all others and has nothing more to tell."""
+    config = msgspec.structs.replace(QUIET, stream_ping=False)
+    core = SwimCore(config, name, address_in_pool(name), rng=random.Random(seed))
+    core.start(RecordingDelegate(), 0)
+    for number in range(count):
+        if f"n{number}" != name:
+            said = Alive(1, f"n{number}", address_in_pool(f"n{number}"), b"", Versions())
+            core.receive_packet(encode(said), SOMEBODY, 0)
+    core.take_output()
+    return core
+
+
+def address_in_pool(name: str) -> tuple[str, int]:
+    return f"10.1.0.{name[1:]}", 8301
+
+
+def pinged(outputs: list[SwimOutput]) -> list[str]:
+    """Who was pinged, in order."""
+    return [
+        message.node
+        for packet in sent(outputs)
+        for part in Envelope().open_packet(packet.data)
+        if isinstance(message := decode_packet_message(part), Ping)
+    ]
+
+
+def run_answered(core: SwimCore, until_ms: int) -> list[SwimOutput]:
+    """Let time pass while every ping is answered at once."""
+    seen: list[SwimOutput] = []
+    while (at_ms := core.next_deadline_ms()) <= until_ms:
+        core.advance(at_ms)
+        for output in core.take_output():
+            seen.append(output)
+            if not isinstance(output, SendPacket):
+                continue
+            for part in Envelope().open_packet(output.data):
+                message = decode_packet_message(part)
+                if isinstance(message, Ping):
+                    core.receive_packet(encode(Ack(message.seq_no, b"")), output.address, at_ms)
+    return seen
+
+
+def test_each_member_of_a_large_pool_is_probed_in_every_interval() -> None:
+    names = [f"n{number}" for number in range(30)]
+    successors = []
+    for name in names:
+        probes = pinged(run_answered(member_of(30, name), 10_000))
+        often = [other for other in names if probes.count(other) >= 9]
+        assert len(often) == 1
+        assert len(probes) in (19, 20)
+        successors += often
+    assert sorted(successors) == sorted(names)
+
+
+def test_members_of_a_small_pool_are_probed_by_turns_alone() -> None:
+    probes = pinged(run_answered(member_of(10, "n0"), 10_000))
+    assert len(probes) in (9, 10), "one per interval"
+    assert all(probes.count(name) <= 2 for name in probes)
+
+
+def test_a_suspect_of_a_large_pool_is_challenged_by_eight_at_once() -> None:
+    names = [f"n{number}" for number in range(40)]
+    challengers = []
+    for name in names[1:]:
+        core = member_of(40, name)
+        core.receive_packet(encode(Suspect(1, "n0", "n39")), SOMEBODY, 5)
+        outputs = core.take_output()
+        if pinged(outputs) == ["n0"]:
+            challengers.append(name)
+            (packet,) = sent(outputs)
+            (_, accusation) = map(decode_packet_message, Envelope().open_packet(packet.data))
+            assert accusation == Suspect(1, "n0", name), "so that it can contradict"
+        else:
+            assert pinged(outputs) == []
+    assert len(challengers) == 8
+
+
+def test_nobody_is_challenged_in_a_small_pool() -> None:
+    for number in range(1, 10):
+        core = member_of(10, f"n{number}")
+        core.receive_packet(encode(Suspect(1, "n0", "n9")), SOMEBODY, 5)
+        assert pinged(core.take_output()) == []
+
+
+def test_a_challenger_asks_twice_and_then_accuses() -> None:
+    accused = set()
+    for number in range(1, 40):
+        core = member_of(40, f"n{number}")
+        core.receive_packet(encode(Suspect(1, "n0", "n39")), SOMEBODY, 5)
+        if pinged(core.take_output()) != ["n0"]:
+            continue
+        core.advance(505)
+        assert "n0" in pinged(core.take_output())
+        core.advance(1005)
+        assert core.health_score > 0, "no helper said that it got no answer either"
+        for packet in sent(core.take_output()):
+            accused |= {
+                message.accuser
+                for part in Envelope().open_packet(packet.data)
+                if isinstance(message := decode_packet_message(part), Suspect)
+            }
+    assert len(accused) >= 8
+
+
+def test_whoever_suspects_everybody_does_not_challenge_everybody() -> None:
+    core = member_of(40, "n0")
+    for number in range(1, 40):
+        core.receive_packet(encode(Suspect(1, f"n{number}", "n39")), SOMEBODY, 5)
+    assert len(pinged(core.take_output())) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_after_many_newcomers_states_are_compared_soon(seed: int) -> None:
+    core = member_of(100, "n0", seed=seed)
+    exchanges = [o for o in run_answered(core, 20_000) if isinstance(o, OpenStream)]
+    assert len(exchanges) == 1, "the regular interval of this pool is 90 s"
+    assert isinstance(decode_stream_message(exchanges[0].data), PushPull)
+
+
+def test_whoever_stood_still_blames_nobody_for_it() -> None:
+    """What was said meanwhile waits in the sockets; the clock must not be looked at alone."""
+    core = member_of(40, "n0")
+    for number in range(1, 10):
+        core.receive_packet(encode(Suspect(1, "n20", f"n{number}")), SOMEBODY, 5)
+    core.advance(1000)
+    assert [n.name for n in core.nodes if n.state is NodeState.SUSPECT] == ["n20"]
+    core.advance(30_000)
+    assert [n.name for n in core.nodes if n.state is NodeState.SUSPECT] == ["n20"]
+    core.receive_packet(
+        encode(Alive(2, "n20", address_in_pool("n20"), b"", Versions())), SOMEBODY, 30_001
+    )
+    assert all(node.state is NodeState.ALIVE for node in core.nodes)
+    assert core.health_score == 0
+
+
+def test_a_suspect_dies_in_its_time_when_nobody_stands_still() -> None:
+    core = member_of(100, "n0")
+    for number in range(1, 10):
+        core.receive_packet(encode(Suspect(1, "n20", f"n{number}")), SOMEBODY, 5)
+    run_answered(core, 7004)
+    assert [n.name for n in core.nodes if n.state is NodeState.SUSPECT] == ["n20"]
+    run_answered(core, 7005)
+    assert [n.name for n in core.nodes if n.state is NodeState.DEAD] == ["n20"]

@@ -4,7 +4,7 @@ The node under test is `me`; the others exist only in what is said about them. C
 
     start SETTING=N …            begin, with these settings in place of the defaults; with
                                  `answered` all pings are answered at once and not shown
-    alive|suspect|dead NAME I …  a packet with this news; options: from= address= meta=
+    alive|suspect|dead NAME I …  a packet with this news; options: from= address= meta= by=
     ping|ack|nack SEQ …          a packet of probe traffic; options: node= source=
     indirect-ping SEQ NODE …     the same; options: nack
     sync [join] NAME:STATE:I …   somebody opens a push/pull with this state
@@ -112,10 +112,10 @@ class SwimTranscript:
     # `from` is a keyword of the language, so these two take all options as a mapping.
 
     def _suspect(self, name: str, incarnation: str, **options: str) -> None:
-        self._hear(Suspect(int(incarnation), name, options["from"]))
+        self._hear(Suspect(int(incarnation), name, options["from"]), options.get("by", "x"))
 
     def _dead(self, name: str, incarnation: str, **options: str) -> None:
-        self._hear(Dead(int(incarnation), name, options["from"]))
+        self._hear(Dead(int(incarnation), name, options["from"]), options.get("by", "x"))
 
     def _ping(self, seq_no: str, node: str = "me", source: str = "") -> None:
         self._hear(Ping(int(seq_no), node, address_of(source) if source else None, source))
@@ -178,8 +178,8 @@ class SwimTranscript:
 
     # What goes in and comes out.
 
-    def _hear(self, message: Encodable) -> None:
-        self._core.receive_packet(encode(message), address_of("x"), self._now_ms)
+    def _hear(self, message: Encodable, by: str = "x") -> None:
+        self._core.receive_packet(encode(message), address_of(by), self._now_ms)
 
     def _take(self) -> list[str]:
         self._collect()
