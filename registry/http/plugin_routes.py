@@ -51,7 +51,12 @@ class LentAgent:
         self._agent, self._loop = agent, loop
         self.config = agent.config
         self.node_name, self.node_id = agent.node_name, agent.node_id
-        self.datacenter = agent.datacenter
+        self.datacenter, self.wants_origin = agent.datacenter, agent.wants_origin
+
+    def elsewhere(self, name: str) -> LentAgent | None:
+        """The agent as it serves requests for another datacenter; None without a way there."""
+        agent = self._agent.elsewhere(name)
+        return None if agent is None else LentAgent(agent, self._loop)
 
     async def read(self, query: Query, options: ReadOptions) -> ReadResult:
         return await crossing(self._agent.read(query, options), self._loop)

@@ -1,110 +1,88 @@
-"""Plugins' endpoints over HTTP: on their own loop, and named when they fail."""
+"""Plugins' handlers: what they are lent, on an event loop that is not the agent's."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
-import pytest
-
-from registry.hooks import HttpRoute, hookimpl
-from registry.http.api import ApiRequest, ApiResponse, HttpError, json_response, text_response
-from registry.plugins import Plugins
-from registry.state.base import ReadOptions
-from registry.state.kv import KvGet, KvSet
+from registry.agent.facade import AgentFacade, NoDatacenters
+from registry.hooks import HttpRoute
+from registry.http.api import ApiRequest, ApiResponse, json_response
+from registry.http.origin import with_origin
+from registry.http.params import parse_query
+from registry.http.plugin_routes import add_plugin_routes
+from registry.http.queries import KvGet, read_options
+from registry.http.routing import Router
+from registry.state.kv import KvSet
 from registry.testing.consensus import InstantBackend
-from registry.testing.serving import make_facade, serving
+from registry.testing.serving import make_facade
 
 
-class Routes:
-    @hookimpl
-    def registry_http_routes(self) -> list[HttpRoute]:
-        return [
-            HttpRoute(method=method, pattern=f"/v1/mine/{name}", handler=handler, limit_s=0.5)
-            for method, name, handler in (
-                ("PUT", "write", write),
-                ("GET", "stream", stream),
-                ("GET", "refuse", refuse),
-                ("GET", "nonsense", nonsense),
-                ("GET", "hang", hang),
-            )
-        ]
+class Elsewhere(NoDatacenters):
+    """There is a way to dc2 and no other."""
+
+    def __init__(self, backend: InstantBackend) -> None:
+        self.backend = backend
+
+    def path(self, name: str) -> Any:
+        return self.backend if name == "dc2" else None
 
 
-async def write(request: ApiRequest) -> ApiResponse:
-    value = await request.body()
-    await request.agent.write(KvSet(key=b"mine", value=value))
-    read = await request.agent.read(KvGet(key=b"mine"), ReadOptions())
-    return json_response([read.value.value.decode(), threading.current_thread().name])
+async def read_own_body(limit: int | None) -> bytes:
+    await asyncio.sleep(0)
+    return b"body"
 
 
-async def stream(request: ApiRequest) -> ApiResponse:
-    async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(3):
-            yield threading.current_thread().name.encode() + b"\n"
+async def ask(facade: AgentFacade, query: bytes = b"") -> ApiResponse:
+    """The handler's answer, from a loop of the handler's own."""
+    elsewhere = asyncio.new_event_loop()
+    thread = threading.Thread(target=elsewhere.run_forever)
+    thread.start()
 
-    return ApiResponse(stream=chunks())
+    async def handler(request: ApiRequest) -> ApiResponse:
+        running = asyncio.run_coroutine_threadsafe(write_then_read(request), elsewhere)
+        return await asyncio.wrap_future(running)
 
-
-async def refuse(request: ApiRequest) -> ApiResponse:
-    raise HttpError(403, "not today")
-
-
-async def nonsense(request: ApiRequest) -> Any:
-    return "text"
-
-
-async def hang(request: ApiRequest) -> ApiResponse:
-    time.sleep(1)  # noqa: ASYNC251 - what a plugin should not do
-    return text_response("late")
-
-
-@pytest.fixture
-async def plugins() -> AsyncIterator[Plugins]:
-    plugins = Plugins()
-    plugins.add("mine", Routes())
-    yield plugins
-    plugins.close()
-
-
-@pytest.fixture
-async def client(plugins: Plugins) -> AsyncIterator[httpx.AsyncClient]:
-    facade = make_facade(backend=InstantBackend(), plugins=plugins)
-    async with (
-        serving(facade) as server,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client,
-    ):
-        yield client
+    router = Router([])
+    add_plugin_routes(router, [HttpRoute(method="GET", pattern="/v1/mine", handler=handler)])
+    endpoint = router.endpoint("/v1/mine")
+    assert endpoint is not None
+    request = ApiRequest(
+        agent=facade,
+        method="GET",
+        path="/v1/mine",
+        argument="",
+        query=parse_query(query),
+        headers={},
+        read_body=read_own_body,
+        client=("192.0.2.1", 1),
+    )
+    try:
+        return await endpoint.handlers["GET"](request)
+    finally:
+        elsewhere.call_soon_threadsafe(elsewhere.stop)
+        thread.join()
+        elsewhere.close()
 
 
-async def test_a_handler_reads_and_writes_through_the_agent(client: httpx.AsyncClient) -> None:
-    answer = await client.put("/v1/mine/write", content=b"five")
-    assert answer.json() == ["five", "plugin-mine"]
+async def write_then_read(request: ApiRequest) -> ApiResponse:
+    body = await request.body()
+    options = read_options(request)
+    await request.agent.write(with_origin(request, KvSet(key=b"k", value=body)))
+    result = await request.agent.read(KvGet(key=b"k"), options)
+    return json_response([result.value.value.decode(), request.agent.datacenter], result)
 
 
-async def test_an_answer_that_streams(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/v1/mine/stream")).text == "plugin-mine\n" * 3
+async def test_reads_writes_and_the_body_cross_over() -> None:
+    facade = make_facade(wants_origin=True)
+    response = await ask(facade)
+    assert response.body == b'["body","dc1"]'
+    assert dict(response.headers)["X-Consul-Index"] != "0"
 
 
-async def test_a_refusal_is_the_plugins_to_make(
-    client: httpx.AsyncClient, plugins: Plugins
-) -> None:
-    answer = await client.get("/v1/mine/refuse")
-    assert (answer.status_code, answer.text) == (403, "not today")
-    assert plugins.report()[0]["Errors"] == []
-
-
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [("nonsense", "gave str, expected ApiResponse"), ("hang", "took longer than 0.5 s")],
-)
-async def test_a_failure_names_the_plugin(
-    client: httpx.AsyncClient, path: str, reason: str
-) -> None:
-    answer = await client.get(f"/v1/mine/{path}")
-    assert answer.status_code == 500
-    assert answer.text.startswith("plugin mine failed in registry_http_routes: ")
-    assert answer.text.endswith(reason)
+async def test_another_datacenter() -> None:
+    there = InstantBackend()
+    facade = make_facade(datacenters=Elsewhere(there))
+    response = await ask(facade, b"dc=dc2")
+    assert response.body == b'["body","dc2"]'
