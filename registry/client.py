@@ -138,21 +138,23 @@ class Client:
         *,
         body: bytes | BinaryIO | None = None,
         json_body: Any = None,
+        headers: Mapping[str, str] | None = None,
         accept: Sequence[int] = (200,),
         timeout: float | None = None,
     ) -> Response:
         """One request, its whole answer; a file as `body` is sent as it is read.
 
         `parameters`: None or False leaves a name out, True gives it no value, a list repeats it.
-        `accept` lists the statuses that are no error. `timeout` in seconds; None waits for ever,
-        as blocking reads need. Raises `ApiError` and `AgentUnreachable`.
+        `headers` come beside those that every request has. `accept` lists the statuses that are no
+        error. `timeout` in seconds; None waits for ever, as blocking reads need. Raises `ApiError`
+        and `AgentUnreachable`.
         """
         if json_body is not None:
             body = json.dumps(json_body).encode()
         target = self._target(path, parameters)
         connection = self._connect(timeout)
         try:
-            raw = self._send(connection, method, target, body)
+            raw = self._send(connection, method, target, body, headers)
             response = Response(
                 raw.status, {name.lower(): value for name, value in raw.getheaders()}, raw.read()
             )
@@ -197,11 +199,11 @@ class Client:
         method: str,
         target: str,
         body: bytes | BinaryIO | None,
+        headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
-        headers = dict(self._headers)
         if body is None and method in ("PUT", "POST"):
             body = b""
-        connection.request(method, target, body=body, headers=headers)
+        connection.request(method, target, body=body, headers={**self._headers, **(headers or {})})
         return connection.getresponse()
 
     def _connect(self, timeout: float | None) -> http.client.HTTPConnection:

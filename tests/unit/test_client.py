@@ -265,6 +265,13 @@ def test_errors_keep_what_the_agent_said(address: str, status: int, transient: b
         list(client.stream(f"/status/{status}"))
 
 
+def test_headers(address: str) -> None:
+    client = Client(Settings(address=address, token="t"))
+    sent = client.get("/p", headers={"If-None-Match": '"a"'}).json()["headers"]
+    assert (sent["if-none-match"], sent["x-consul-token"]) == ('"a"', "t")
+    assert "if-none-match" not in client.get("/p").json()["headers"]
+
+
 def test_answers(address: str) -> None:
     client = Client(Settings(address=address))
     answer = client.get("/p")
