@@ -31,11 +31,18 @@ class Request(NamedTuple):
     headers: dict[str, str]
 
 
+#: Status and body.
+Answer = tuple[int, bytes]
+
+
 class Stub:
-    """An HTTP server with answers by "METHOD /path"; all else is 404."""
+    """An HTTP server with answers by "METHOD /path"; all else is 404.
+
+    An answer may be a function, for what depends on the request or on those before it.
+    """
 
     def __init__(self) -> None:
-        self.answers: dict[str, tuple[int, bytes]] = {}
+        self.answers: dict[str, Answer | Callable[[Request], Answer]] = {}
         self.requests: list[Request] = []
         stub = self
 
@@ -43,9 +50,11 @@ class Stub:
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                stub.requests.append(Request(self.command, self.path, body, headers))
+                request = Request(self.command, self.path, body, headers)
+                stub.requests.append(request)
                 known = f"{self.command} {self.path.partition('?')[0]}"
-                status, answer = stub.answers.get(known, (404, b"404 page not found"))
+                found = stub.answers.get(known, (404, b"404 page not found"))
+                status, answer = found(request) if callable(found) else found
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
