@@ -36,8 +36,8 @@ class Receiver:
 
     def take(self, request: Request) -> tuple[int, bytes]:
         self.requests.append(request)
-        # Three refusals in a row are more than the plugin tries by itself. The first of them has its
-        # changes taken all the same: its answer is what is lost.
+        # Three refusals in a row are more than the plugin tries by itself. At the first of them the
+        # changes are taken all the same: its answer is what is lost.
         number = len(self.requests) % 9
         if number not in (3, 4):
             self._apply(json.loads(request.body)["Changes"])
