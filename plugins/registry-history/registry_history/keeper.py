@@ -31,7 +31,7 @@ class Keeper:
 
     def open(self, context: PluginContext) -> None:
         """Raises `OSError` or `sqlite3.Error` when there can be no history."""
-        self.context = context
+        self.context, self._problem = context, None
         if not context.is_server:
             return
         settings: HistorySettings = context.settings
