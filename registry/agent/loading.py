@@ -200,7 +200,7 @@ def _judged_settings(config: AgentConfig, plugins: Extensions | None) -> dict[st
     except KeyProblem:
         raise
     except ConfigError as problem:
-        raise KeyProblem(problem.field or "plugins", problem.reason) from problem
+        raise KeyProblem(problem.field or "plugins", str(problem)) from problem
 
 
 def this_host() -> Host:

@@ -18,7 +18,8 @@ from registry.agent.flags import AgentFlags
 from registry.agent.loading import LoadedConfig, load_config, load_flags
 from registry.agent.validate import validate_paths
 from registry.errors import ConfigError
-from registry.hooks import CheckType, DefinitionSource, WatchHandler
+from registry.hooks import CheckType, DefinitionSource, WatchHandler, hookimpl
+from registry.plugins import Plugins
 
 HOST = Host("box", (Interface(name="eth0", address="10.0.0.5"),))
 SERVER = ["-server", "-data-dir=/nowhere/data"]
@@ -638,6 +639,12 @@ def test_a_raised_interval_is_what_counts() -> None:
 class FakePlugins:
     """What a plugin may bring to loading; built-in kinds are listed by it, too."""
 
+    def judged_settings(self, given: Any) -> dict[str, msgspec.Struct]:
+        return {}
+
+    def service_transforms(self) -> list[Any]:
+        return []
+
     def definition_sources(self) -> list[DefinitionSource]:
         return [DefinitionSource(suffix=".ini", load=lambda path, text: {"node_name": text})]
 
@@ -676,6 +683,27 @@ def test_plugins_bring_formats_checks_and_handlers(tmp_path: Path) -> None:
         ("mail", {"mail": "me"}, ()),
         ("", {}, ("x",)),
     ]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    count: int = 3
+
+
+class Limited:
+    @hookimpl
+    def registry_settings(self) -> type[msgspec.Struct]:
+        return Limits
+
+
+def test_wrong_settings_name_file_line_plugin_and_key(tmp_path: Path) -> None:
+    plugins = Plugins()
+    plugins.add("limits", Limited())
+    text = '{"plugins": {"settings": {"limits": {\n"count": "many"}}}}'
+    write(tmp_path / "a.json", text)
+    with pytest.raises(ConfigError) as caught:
+        load("-dev", f"-config-dir={tmp_path}", plugins=plugins)
+    reason = "plugins.settings.limits.count: Expected `int`, got `str`"
+    assert str(caught.value) == f"{tmp_path}/a.json:2: {reason}"
 
 
 # -- validate
