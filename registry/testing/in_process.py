@@ -28,6 +28,7 @@ from registry.http.change_data import show_record
 from registry.http.server import HttpServer
 from registry.http.watch_data import render_watch
 from registry.plugins import Plugins
+from registry.plugins.settings import PluginSelection
 from registry.testing.process import PORT_NAMES, free_ports
 
 #: Until an agent serves.
@@ -63,10 +64,12 @@ async def agent_in_process(
 ) -> AsyncIterator[InProcessAgent]:
     """Run an agent with these plugins, by name, until the block ends.
 
+    Of an installed plugin with one of these names, nothing is loaded.
     With `data_dir` and `arguments` like `("-server", "-bootstrap")` it keeps its state from one
     block to the next.
     """
-    loaded_plugins = Plugins.load()
+    replaced = PluginSelection(disable=tuple(plugins or ()))
+    loaded_plugins = Plugins.load((), replaced)
     for name, plugin in (plugins or {}).items():
         loaded_plugins.add(name, plugin, source="test")
     with tempfile.TemporaryDirectory(prefix="registry-agent-") as directory:
