@@ -60,6 +60,7 @@ COMMANDS = {
     "plugins check": ("plugins", "Try out plugins without an agent"),
     "plugins info": ("plugins", "Show one plugin of an agent"),
     "plugins list": ("plugins", "List the plugins of an agent"),
+    "plugins new": ("plugins", "Write a new plugin's package"),
     "reload": ("cluster", "Make an agent read its configuration again"),
     "rtt": ("rtt", "Estimate the round-trip time between two nodes"),
     "services deregister": ("services", "Deregister services from the agent"),
@@ -79,7 +80,7 @@ GROUPS = {
     "operator": "Look after a cluster's servers",
     "operator autopilot": "See or change how dead servers are dealt with",
     "operator raft": "See or repair the Raft configuration",
-    "plugins": "Look at plugins",
+    "plugins": "Look at plugins, or write one",
     "services": "Work with an agent's services",
     "snapshot": "Save, look into and restore the state of the servers",
 }

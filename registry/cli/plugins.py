@@ -1,4 +1,4 @@
-"""`plugins list`, `info` and `check`, and the commands that plugins bring along."""
+"""`plugins list`, `info`, `check` and `new`, and the commands that plugins bring along."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from registry.cli import new_plugin
 from registry.cli.command import (
     PROGRAM,
     Command,
@@ -130,6 +131,15 @@ COMMANDS = {
         "shows them. Ends with 1 when one of them has errors.",
         check,
         (),
+        "",
+    ),
+    "plugins new": Command(
+        "plugins new",
+        "NAME",
+        "Writes a package registry-NAME: a plugin that works, with its settings and its tests, to\n"
+        "be changed into what it is to be. A directory that is there already is left alone.",
+        new_plugin.new,
+        new_plugin.FLAGS,
         "",
     ),
 }

@@ -86,6 +86,7 @@ FLAGS: dict[str, tuple[str, set[str]]] = {
     "plugins check": ("", set()),
     "plugins info": ("", CLIENT_FLAGS),
     "plugins list": ("", CLIENT_FLAGS),
+    "plugins new": ("dir with", set()),
     "reload": ("", CLIENT_FLAGS),
     "rtt": ("wan", CLIENT_FLAGS),
     "services deregister": ("id", SERVER_FLAGS),
