@@ -71,13 +71,16 @@ class Webhook:
 
     async def configure(self, context: PluginContext) -> None:
         """Send by the settings now in force."""
-        await self.stop()
+        await self._close()
         self._sender = Sender(context.settings, context.node_name, context.datacenter)
         self._ready.set()
         context.logger.info("changes are sent url=%s", context.settings.place)
 
     async def stop(self) -> None:
-        self._ready.clear()
+        self._ready = asyncio.Event()  # whoever starts it next may have another event loop
+        await self._close()
+
+    async def _close(self) -> None:
         sender, self._sender = self._sender, None
         if sender is not None:
             await sender.close()
