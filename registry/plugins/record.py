@@ -12,8 +12,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from registry.errors import PluginError, RegistryError
-from registry.plugins.threads import PluginThreads
+from registry.errors import Overloaded, PluginError, RegistryError
+from registry.plugins.threads import OUTSTANDING_MAX, PluginThreads
 
 logger = logging.getLogger("registry.plugins")
 
@@ -28,6 +28,12 @@ HANG_WEIGHT = 3
 #: For how long, the first time; doubled with each trial that fails, up to the longest.
 PAUSE_S = 30.0
 PAUSE_S_MAX = 600.0
+
+
+#: Guarded calls of one plugin that are made at once; further ones wait for their turn. Many writers
+#: at once are no failure of a validator's, and must not get past it: that is what more calls than a
+#: plugin's threads take would come to.
+GUARDED_MAX = OUTSTANDING_MAX // 2
 
 
 class Counters(Protocol):
@@ -84,6 +90,7 @@ class PluginRecord:
     counters: Counters | None = None
     #: None for built-in features, which run where they are called.
     threads: PluginThreads | None = None
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(GUARDED_MAX))
 
     def failed(self, hook: str, error: BaseException | str, *, log: bool = True) -> PluginError:
         """Keep a failure and log it, and give it as an error to raise where somebody waits for it.
@@ -204,7 +211,23 @@ class PluginRecord:
         gives: type | None = None,
     ) -> Any:
         """`call` behind the hook's breaker: raises `PluginError` at once while it is open, and for
-        anything given that is neither None nor of the type `gives`, where that is told."""
+        anything given that is neither None nor of the type `gives`, where that is told.
+
+        `limit_s` begins when it is the call's turn. That is soon, since calls that hang open the
+        breaker.
+        """
+        async with self._turns:
+            return await self._call_in_turn(hook, function, arguments, limit_s, passes, gives)
+
+    async def _call_in_turn(
+        self,
+        hook: str,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        limit_s: float,
+        passes: tuple[type[Exception], ...],
+        gives: type | None,
+    ) -> Any:
         breaker = self.breakers.setdefault(hook, Breaker())
         if not breaker.allows(time.monotonic()):
             raise PluginError(self.name, hook, "it failed too often and is left alone for a while")
@@ -214,6 +237,8 @@ class PluginRecord:
             breaker.succeeded()
             raise
         except RegistryError as problem:
+            if isinstance(problem, Overloaded):
+                self.failed(hook, str(problem))
             hung = isinstance(problem.__cause__, TimeoutError)
             self._count_failure(hook, weight=HANG_WEIGHT if hung else 1)
             raise

@@ -13,12 +13,13 @@ from registry.errors import Overloaded, PluginError
 from registry.plugins.record import (
     ERRORS_MAX,
     FAILURES_MAX,
+    GUARDED_MAX,
     PAUSE_S,
     PAUSE_S_MAX,
     Breaker,
     PluginRecord,
 )
-from registry.plugins.threads import PluginThreads
+from registry.plugins.threads import OUTSTANDING_MAX, PluginThreads
 
 HOOK = "registry_something"
 
@@ -165,3 +166,42 @@ async def test_a_call_that_hangs_counts_for_several(record: PluginRecord) -> Non
     with pytest.raises(PluginError, match="left alone"):
         await record.call_guarded(HOOK, go_on.wait, limit_s=0.01)
     go_on.set()
+
+
+async def test_many_calls_at_once_wait_for_their_turn(record: PluginRecord) -> None:
+    """None is refused for being one of many, which would let writes past a validator."""
+    under_way, most = 0, 0
+
+    async def judge(number: int) -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return number
+
+    count = OUTSTANDING_MAX * 4
+    async with asyncio.TaskGroup() as group:
+        calls = [
+            group.create_task(record.call_guarded(HOOK, judge, number, limit_s=10))
+            for number in range(count)
+        ]
+    assert [call.result() for call in calls] == list(range(count))
+    assert 0 < most <= GUARDED_MAX
+    assert record.errors == []
+
+
+async def test_calls_wait_no_longer_than_until_the_breaker_opens(record: PluginRecord) -> None:
+    go_on = threading.Event()
+    begin = time.monotonic()
+    try:
+        async with asyncio.timeout(10):
+            results = await asyncio.gather(
+                *(record.call_guarded(HOOK, go_on.wait, limit_s=0.05) for _ in range(2000)),
+                return_exceptions=True,
+            )
+    finally:
+        go_on.set()
+    assert all(isinstance(result, PluginError) for result in results)
+    assert "left alone" in str(results[-1])
+    assert time.monotonic() - begin < 5
