@@ -34,5 +34,10 @@ async def registry_settings_changed(context: PluginContext) -> None:
 
 
 @hookimpl
+async def registry_stop(context: PluginContext) -> None:
+    _judge.end()
+
+
+@hookimpl
 def registry_kv_validators() -> list[KvValidator]:
     return [KvValidator(name="schema", validate=_judge.validate)]

@@ -36,19 +36,27 @@ class Judge:
 
     def begin(self, context: PluginContext) -> None:
         """Take the settings in force. Until schemas in the KV store are read, writes wait."""
-        if self._following is not None:
-            self._following.cancel()
-            self._following = None
+        self._forget_store()
         settings: Settings = context.settings
         configured = settings.schemas()
         if settings.keys:
             self._table = None
-            self._loaded = asyncio.Event()
+            self._loaded.clear()
             self._following = context.tasks.create_task(
                 self._follow(context, configured, settings.keys), name="schemas"
             )
         else:
             self._put_in_force(Table(configured, {}, ""))
+
+    def end(self) -> None:
+        """Judge for no agent any more; the next one has another event loop."""
+        self._forget_store()
+        self._table, self._loaded = None, asyncio.Event()
+
+    def _forget_store(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            self._following = None
 
     def _put_in_force(self, table: Table) -> None:
         self._table = table

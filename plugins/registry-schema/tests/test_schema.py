@@ -271,6 +271,32 @@ async def test_schemas_of_the_store(
         judge.begin(context)  # and the store is not followed any more, or the group would not end
         assert (await refused(judge, "new/a", b"1")).startswith("new/a breaks")
         assert await refused(judge, "n/a", b"x") == ""
+        context.settings = Settings(keys="s/")
+        judge.begin(context)
+        waiting = group.create_task(refused(judge, "new/a", b"1"))
+        await store.requests(1)
+        judge.begin(context)  # settings that change while a write waits
+        store.answer(404, 3, None)
+        assert await waiting == ""
+        judge.end()
+
+
+def test_one_agent_after_another() -> None:
+    """Each with an event loop of its own, as tests have them."""
+    judge = Judge()
+
+    async def live() -> None:
+        store = Store()
+        async with store.client, asyncio.TaskGroup() as group:
+            judge.begin(Lent(store, group, keys="s/").as_context())
+            waiting = group.create_task(refused(judge, "app/a", b"1"))
+            await store.requests(1)
+            store.answer(200, 7, [entry("s/app/", b"false")])
+            assert "breaks the schema" in await waiting
+            judge.end()
+
+    asyncio.run(live())
+    asyncio.run(live())
 
 
 async def test_schemas_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
