@@ -228,7 +228,7 @@ class ServerRole:
         metrics.gauge("rpc.queries_blocking", self.server.reads.blocking)
         if driver.is_leader:  # the others would tell what was so when they led
             report = duties.autopilot.report()
-            metrics.gauge("autopilot.healthy", report.healthy)
+            metrics.gauge("autopilot.healthy", float(report.healthy))
             metrics.gauge("autopilot.failure_tolerance", report.failure_tolerance)
 
     async def _send_away(self, reason: str) -> None:

@@ -190,6 +190,9 @@ def test_what_was_registered_survives_a_restart(agent: AgentProcess, how: str) -
     put(agent, "/v1/agent/check/pass/service:web?note=fine")
     wait_until(lambda: status_of(agent, "service:web") == "passing", "the check passes")
     before = services(agent)["web"]
+    # A crash may lose the last moment's reports, which are written soon and not at once.
+    states = agent.data_dir / "checks" / "state"
+    wait_until(lambda: states.is_dir() and any(states.iterdir()), "the report is on the disk")
     getattr(agent, how)()
     agent.start()
     assert services(agent)["web"] == before

@@ -1,6 +1,6 @@
 """kill -9 at random moments under a write load: every acknowledged write is there after a restart.
 
-`REGISTRY_CRASH_ROUNDS` sets the number of kills (12 here, 200 in `make crash-campaign`), and
+`REGISTRY_CRASH_ROUNDS` sets the number of kills (9 here, 200 in `make crash-campaign`), and
 `REGISTRY_CRASH_SEED` replays the same delays.
 """
 
@@ -18,7 +18,7 @@ import pytest
 from registry.client import AgentUnreachable, ApiError, Client
 from registry.testing.process import AgentProcess
 
-ROUNDS = int(os.environ.get("REGISTRY_CRASH_ROUNDS", "12"))
+ROUNDS = int(os.environ.get("REGISTRY_CRASH_ROUNDS", "9"))
 SEED = int(os.environ.get("REGISTRY_CRASH_SEED", str(random.randrange(2**32))))
 WRITERS = 8
 PLUGIN = Path(__file__).resolve().parents[2] / "plugins" / "registry-sqlite"

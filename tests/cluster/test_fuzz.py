@@ -34,7 +34,7 @@ from schemathesis.specs.openapi.checks import (
 
 from registry.testing.process import AgentProcess
 
-REQUESTS = int(os.environ.get("REGISTRY_FUZZ_REQUESTS", "1000"))
+REQUESTS = int(os.environ.get("REGISTRY_FUZZ_REQUESTS", "500"))
 SEED = int(os.environ.get("REGISTRY_FUZZ_SEED", str(random.randrange(2**32))))
 
 pytestmark = pytest.mark.timeout(240 + REQUESTS / 5)

@@ -1,7 +1,7 @@
 """kill -9 of leaders under a load of writers: what was acknowledged stays, and clients go on.
 
 Bare servers (consensus, state and RPC on RocksDB), asked as client agents ask them.
-`REGISTRY_KILL_ROUNDS` sets the number of kills (4 here), `REGISTRY_KILL_SEED` replays the delays.
+`REGISTRY_KILL_ROUNDS` sets the number of kills (2 here), `REGISTRY_KILL_SEED` replays the delays.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from registry.state.base import ReadOptions
 from registry.state.kv import KvGet, KvList, KvSet
 from registry.testing.process import free_ports
 
-ROUNDS = int(os.environ.get("REGISTRY_KILL_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("REGISTRY_KILL_ROUNDS", "2"))
 SEED = int(os.environ.get("REGISTRY_KILL_SEED", str(random.randrange(2**32))))
 WRITERS = 32
 
