@@ -68,10 +68,6 @@ async def agent_in_process(
     With `data_dir` and `arguments` like `("-server", "-bootstrap")` it keeps its state from one
     block to the next.
     """
-    replaced = PluginSelection(disable=tuple(plugins or ()))
-    loaded_plugins = Plugins.load((), replaced)
-    for name, plugin in (plugins or {}).items():
-        loaded_plugins.add(name, plugin, source="test")
     with tempfile.TemporaryDirectory(prefix="registry-agent-") as directory:
         config_dir = Path(directory)
         settings = {
@@ -84,6 +80,11 @@ async def agent_in_process(
         }
         (config_dir / "00-test.json").write_text(json.dumps(settings))
         flags = parse_agent_flags([*arguments, f"-config-dir={config_dir}"])
+        replaced = PluginSelection(disable=tuple(plugins or ()))
+        directories = [Path(path) for path in flags.plugin_dirs]
+        loaded_plugins = Plugins.load(directories, replaced)
+        for name, plugin in (plugins or {}).items():
+            loaded_plugins.add(name, plugin, source="test")
         loaded = load_flags(flags, loaded_plugins)
         loaded_plugins.narrow(selection_of(loaded.config))
         loaded_plugins.configure(loaded.plugin_settings)
