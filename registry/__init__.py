@@ -5,7 +5,7 @@ together) and `registry.state` (what is replicated). Nothing is imported here, s
 line starts fast.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: The level of the API that this program answers as; clients parse it from `build` tags.
 COMPATIBLE_VERSION = "1.8.4"
