@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,12 +20,22 @@ from registry.client import AgentUnreachable, ApiError, Client, Settings
 PORT_NAMES = ("http", "dns", "serf_lan", "serf_wan", "server")
 
 
+#: Below the ports that kernels give to outgoing connections, which would take one of ours before
+#: the agent does.
+_PORTS = range(10_000, 32_000)
+
+
 def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
     """Ports of a local address that were free a moment ago, all different."""
-    held = [socket.socket() for _ in range(count)]
+    held: list[socket.socket] = []
     try:
-        for each in held:
-            each.bind((address, 0))
+        while len(held) < count:
+            each = socket.socket()
+            held.append(each)
+            while True:
+                with suppress(OSError):
+                    each.bind((address, random.choice(_PORTS)))
+                    break
         return [each.getsockname()[1] for each in held]
     finally:
         for each in held:
