@@ -33,8 +33,9 @@ class PoolSettings:
     """Times in seconds."""
 
     connect_timeout_s: float = 3.0
-    #: How often a peer that owes an answer is asked for a sign of life, and how long it may take.
-    ping_interval_s: float = 1.0
+    #: How often a peer that owes an answer is asked for a sign of life, and how long it may take. A
+    #: cut cable is noticed after one to two intervals more than that.
+    ping_interval_s: float = 0.5
     silence_max_s: float = 3.0
     #: An unused connection is closed after so long.
     idle_max_s: float = 120.0
