@@ -61,7 +61,7 @@ def finished(output: str) -> set[str]:
 def test_exec_on_many_nodes(
     agents: tuple[AgentProcess, AgentProcess], asked: int, filters: list[str], nodes: set[str]
 ) -> None:
-    output = run(agents[asked], "exec", "-wait=1s", *filters, "echo hello")
+    output = run(agents[asked], "exec", "-wait=2s", *filters, "echo hello")
     assert finished(output) == nodes
     assert set(re.findall(r"    (\w+): hello", output)) == nodes
     assert f"{len(nodes)} / {len(nodes)} node(s) completed" in output
