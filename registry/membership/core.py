@@ -32,7 +32,7 @@ from registry.membership.packets import COMPOUND_ENTRY_BYTES, COMPOUND_HEADER_BY
 from registry.membership.probe import Prober
 from registry.membership.relay import Relays
 from registry.membership.rumours import Rumours
-from registry.membership.seam import META_BYTES_MAX, Delegate, Node, NodeState, SwimOutput
+from registry.membership.seam import META_BYTES_MAX, Delegate, Node, SwimOutput
 from registry.membership.swim_context import SwimContext
 from registry.membership.wire import (
     Ack,
@@ -148,21 +148,23 @@ class SwimCore:
         self._prober.postpone(for_ms)
 
     def _gossip(self) -> None:
-        """Hand what is new to a few random nodes."""
+        """Hand what is new to a few nodes."""
         context = self._context
-        for node in context.nodes.choose(self._config.gossip_nodes, self._hears_gossip):
-            messages = context.riders(context.packet_room)
-            if not messages:
-                return
-            context.send_all(node.address, messages)
+        for node in self._next_to_hear():
+            node.gossiped_ms = context.now_ms
+            if messages := context.riders(node.address, context.packet_room):
+                context.send_all(node.address, messages)
+            elif not context.is_small_pool:
+                return  # nothing for one is nothing for all
 
-    def _hears_gossip(self, node: NodeEntry) -> bool:
-        if node.state is NodeState.LEFT or not self._context.is_other(node):
-            return False
-        # Somebody who was taken for dead by mistake gets the chance to contradict.
-        dead_for_ms = self._context.now_ms - node.changed_ms
-        is_dead = node.state is NodeState.DEAD
-        return not is_dead or dead_for_ms <= self._config.gossip_to_the_dead_ms
+    def _next_to_hear(self) -> list[NodeEntry]:
+        """Random ones; in a small pool in turn, so that nobody waits for its luck."""
+        context, count = self._context, self._config.gossip_nodes
+        if not context.is_small_pool:
+            return context.nodes.choose(count, context.hears_gossip)
+        nodes = context.hearers()
+        self._rng.shuffle(nodes)
+        return sorted(nodes, key=lambda node: node.gossiped_ms)[:count]
 
     # The network.
 

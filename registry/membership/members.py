@@ -40,6 +40,7 @@ class NodeEntry:
     changed_ms: float  # when `state` became what it is
     suspicion: Suspicion | None = None
     is_dropped: bool = False
+    gossiped_ms: float = 0.0  # when the gossip timer last chose it
 
     @property
     def is_gone(self) -> bool:

@@ -50,9 +50,6 @@ from registry.membership.wire import (
 _STREAM_PING_SINCE = 3
 _NACK_SINCE = 4
 
-#: In pools up to this size everybody probes everybody else soon enough.
-_SMALL_POOL_NODES = 10
-
 #: How many nodes challenge a suspect: as many accusers as count, and a few to spare.
 _CHALLENGERS = 8
 
@@ -134,7 +131,7 @@ class Prober:
     def challenge(self, suspect: NodeEntry) -> None:
         """Somebody else suspects it: see for ourselves at once, if that is ours to do."""
         nodes = self._context.nodes
-        if len(nodes) <= _SMALL_POOL_NODES or len(self._challenges) >= _CHALLENGES_MAX:
+        if self._context.is_small_pool or len(self._challenges) >= _CHALLENGES_MAX:
             return
         if any(probe.node is suspect for probe in self._running.values()):
             return
@@ -147,7 +144,7 @@ class Prober:
     def _successor(self) -> NodeEntry | None:
         """The next after us that is not even suspected: who is, has been challenged."""
         nodes = self._context.nodes
-        if len(nodes) <= _SMALL_POOL_NODES:
+        if self._context.is_small_pool:
             return None
         return nodes.after(self._context.name, _is_alive)
 

@@ -84,6 +84,19 @@ class Node(msgspec.Struct, frozen=True):
     versions: Versions = Versions()
 
 
+class Recipient(msgspec.Struct, frozen=True):
+    """To whom a packet goes, and in a small pool everybody who is to hear what is new.
+
+    No hearers means that there are too many for each to be told by everybody.
+    """
+
+    address: Address = ("", 0)
+    hearers: frozenset[Address] = frozenset()
+
+
+ANYBODY = Recipient()
+
+
 class Delegate(Protocol):
     """What the SWIM core asks of the layer above it, and tells it."""
 
@@ -95,7 +108,7 @@ class Delegate(Protocol):
         """A user message came, by gossip, in a packet or by stream; without its type byte."""
         ...
 
-    def broadcasts(self, limit: int, overhead: int) -> list[bytes]:
+    def broadcasts(self, limit: int, overhead: int, recipient: Recipient = ANYBODY) -> list[bytes]:
         """Messages to ride along in a packet; each costs its length and `overhead` of `limit`."""
         ...
 

@@ -21,15 +21,16 @@ from collections.abc import Mapping, Sequence
 
 from registry.errors import RemoteProtocolError, TooLarge
 from registry.membership.addresses import Address, format_address, unpack_ip
+from registry.membership.broadcast import Outgoing
 from registry.membership.clocks import LamportClock
 from registry.membership.context import SerfContext
 from registry.membership.coordinate import Coordinate, CoordinateClient
 from registry.membership.events import BufferedEvent, EventBuffer
 from registry.membership.leaving import LeaveProgress, LeaveStep
 from registry.membership.merge_rules import MergeRules
-from registry.membership.outbox import Outbox, Outgoing
+from registry.membership.outbox import Outbox
 from registry.membership.query_desk import QueryDesk, Question
-from registry.membership.seam import Node, NodeState
+from registry.membership.seam import ANYBODY, Node, NodeState, Recipient
 from registry.membership.serf_config import USER_EVENT_BYTES_CEILING
 from registry.membership.serf_messages import (
     JoinIntent,
@@ -225,13 +226,13 @@ class SerfCore:
     def meta(self) -> bytes:
         return self._meta
 
-    def broadcasts(self, limit: int, overhead: int) -> list[bytes]:
+    def broadcasts(self, limit: int, overhead: int, recipient: Recipient = ANYBODY) -> list[bytes]:
         """Messages to ride along in a packet: intents first, then queries, then events."""
         count = len(self._context.members)
         taken: list[bytes] = []
         for queue in (self._intent_queue, self._query_queue, self._event_queue):
             room = limit - sum(len(message) + overhead for message in taken)
-            taken += queue.take(room, overhead, count)
+            taken += queue.take(room, overhead, count, recipient)
         return taken
 
     def local_state(self, *, join: bool) -> bytes:

@@ -21,8 +21,10 @@ from registry.membership.packets import (
 from registry.membership.seam import (
     Delegate,
     LeaveSent,
+    NodeState,
     Notice,
     OpenStream,
+    Recipient,
     SendPacket,
     SwimOutput,
 )
@@ -30,6 +32,10 @@ from registry.membership.wire import Encodable, encode, encode_user
 
 #: Nodes with at least this greatest version understand a CRC around packets.
 _CRC_SINCE = 5
+
+#: In pools up to this size everybody probes everybody else soon enough, and tells everybody else
+#: what is new. Ten nodes hand out a message 90 times then, instead of 80; nine 72 times, not 36.
+SMALL_POOL_NODES = 10
 
 #: What a stream's reply is handed to: the reply, b"" for none, None if the stream failed.
 OnReply = Callable[[bytes | None], None]
@@ -66,6 +72,21 @@ class SwimContext:
     def is_other(self, entry: NodeEntry) -> bool:
         return entry.name != self.name
 
+    @property
+    def is_small_pool(self) -> bool:
+        return len(self.nodes) <= SMALL_POOL_NODES
+
+    def hears_gossip(self, entry: NodeEntry) -> bool:
+        if entry.state is NodeState.LEFT or not self.is_other(entry):
+            return False
+        # Somebody who was taken for dead by mistake gets the chance to contradict.
+        dead_for_ms = self.now_ms - entry.changed_ms
+        is_dead = entry.state is NodeState.DEAD
+        return not is_dead or dead_for_ms <= self.config.gossip_to_the_dead_ms
+
+    def hearers(self) -> list[NodeEntry]:
+        return [entry for entry in self.nodes if self.hears_gossip(entry)]
+
     def next_seq_no(self) -> int:
         self._seq_no = (self._seq_no + 1) & 0xFFFF_FFFF
         return self._seq_no
@@ -88,7 +109,7 @@ class SwimContext:
     def send(self, address: Address, message: Encodable) -> None:
         """One message to an address, with as many broadcasts as fit beside it."""
         data = encode(message)
-        riders = self.riders(self.packet_room - len(data) - COMPOUND_ENTRY_BYTES)
+        riders = self.riders(address, self.packet_room - len(data) - COMPOUND_ENTRY_BYTES)
         self.send_all(address, [data, *riders])
 
     def send_user(self, address: Address, data: bytes) -> None:
@@ -109,14 +130,16 @@ class SwimContext:
         overhead = COMPOUND_HEADER_BYTES + self.envelope.overhead_bytes
         return self.config.packet_bytes_max - overhead
 
-    def riders(self, room: int) -> list[bytes]:
+    def riders(self, address: Address, room: int) -> list[bytes]:
         """Broadcasts that fit: those of nodes first, then those of the layer above."""
-        taken = self.queue.take(room, COMPOUND_ENTRY_BYTES, len(self.nodes))
+        hearers = (node.address for node in self.hearers()) if self.is_small_pool else ()
+        recipient = Recipient(address, frozenset(hearers))
+        taken = self.queue.take(room, COMPOUND_ENTRY_BYTES, len(self.nodes), recipient)
         if self.leave_broadcast is not None and self.leave_broadcast.is_finished:
             self.leave_broadcast = None
             self.outputs.append(LeaveSent())
         room -= sum(len(message) + COMPOUND_ENTRY_BYTES for message in taken)
-        above = self.delegate.broadcasts(room, COMPOUND_ENTRY_BYTES + 1)
+        above = self.delegate.broadcasts(room, COMPOUND_ENTRY_BYTES + 1, recipient)
         return taken + [encode_user(message) for message in above]
 
     # Streams.

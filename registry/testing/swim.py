@@ -22,7 +22,15 @@ from registry.membership.crypto import Keyring
 from registry.membership.member_table import MemberTable
 from registry.membership.merge_rules import OpenRules
 from registry.membership.pool_core import PoolCore, PoolOutput
-from registry.membership.seam import Node, NodeState, OpenStream, SendPacket, SwimOutput
+from registry.membership.seam import (
+    ANYBODY,
+    Node,
+    NodeState,
+    OpenStream,
+    Recipient,
+    SendPacket,
+    SwimOutput,
+)
 from registry.membership.serf import SerfCore
 from registry.membership.serf_config import SerfConfig
 from registry.state.regexp import compile_pattern
@@ -46,7 +54,7 @@ class RecordingDelegate:
     def message_received(self, data: bytes) -> None:
         self.received.append(data)
 
-    def broadcasts(self, limit: int, overhead: int) -> list[bytes]:
+    def broadcasts(self, limit: int, overhead: int, recipient: Recipient = ANYBODY) -> list[bytes]:
         taken: list[bytes] = []
         while self.outgoing and len(self.outgoing[0]) + overhead <= limit:
             limit -= len(self.outgoing[0]) + overhead

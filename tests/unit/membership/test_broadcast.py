@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.membership.addresses import Address
 from registry.membership.broadcast import TransmitQueue, transmit_limit
+from registry.membership.seam import Recipient
 
 
 def queue(*messages: tuple[str, bytes], mult: int = 1) -> TransmitQueue:
@@ -65,6 +67,48 @@ def test_what_does_not_fit_stays() -> None:
 
 def test_nothing_is_taken_twice_for_one_packet() -> None:
     assert queue(("a", b"aa"), mult=4).take(1000, 2, 4) == [b"aa"]
+
+
+BOB, CAROL, DAVE = (("10.0.0.2", 1), ("10.0.0.3", 1), ("10.0.0.4", 1))
+
+
+def to(address: Address, *hearers: Address) -> Recipient:
+    return Recipient(address, frozenset(hearers))
+
+
+def test_in_a_small_pool_it_goes_to_nobody_twice_before_it_went_to_all() -> None:
+    waiting = queue(("a", b"news"), mult=2)
+    everybody = (BOB, CAROL, DAVE)
+    assert waiting.take(50, 2, 4, to(BOB, *everybody)) == [b"news"]
+    assert waiting.take(50, 2, 4, to(BOB, *everybody)) == []
+    assert waiting.take(50, 2, 4, to(CAROL, *everybody)) == [b"news"]
+    assert len(waiting) == 1  # twice is the limit, but Dave has not heard it
+    assert waiting.take(50, 2, 4, to(DAVE, *everybody)) == [b"news"]
+    assert len(waiting) == 0
+
+
+def test_in_a_small_pool_it_goes_out_as_often_as_elsewhere() -> None:
+    """What went to all goes to anybody again: a packet may have been lost."""
+    waiting = queue(("a", b"news"), mult=4)
+    for _ in range(4):
+        assert waiting.take(50, 2, 2, to(BOB, BOB)) == [b"news"]
+    assert len(waiting) == 0
+
+
+def test_who_was_told_leaves_the_room_to_other_news() -> None:
+    waiting = queue(("a", b"aaaaaa"), mult=4)
+    waiting.take(8, 2, 3, to(BOB, BOB, CAROL))
+    waiting.add("b", b"bbbb")
+    waiting.take(6, 2, 3, to(CAROL, BOB, CAROL))
+    assert waiting.take(8, 2, 3, to(BOB, BOB, CAROL)) == [b"bbbb"]
+    assert waiting.take(8, 2, 3, to(CAROL, BOB, CAROL)) == [b"aaaaaa"]
+
+
+def test_it_does_not_wait_for_who_is_no_longer_there() -> None:
+    waiting = queue(("a", b"news"), mult=2)
+    waiting.take(50, 2, 3, to(BOB, BOB, CAROL))
+    assert waiting.take(50, 2, 3, to(BOB, BOB)) == [b"news"]
+    assert len(waiting) == 0
 
 
 def test_news_replaces_news_about_the_same_node() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from registry.membership.outbox import DEPTH_MAX, Outbox
+from registry.membership.seam import Recipient
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,22 @@ def test_a_message_goes_out_a_limited_number_of_times(members: int, transmits: i
         finished.append(outgoing.is_finished)
     assert finished == [False] * (transmits - 1) + [True]
     assert outbox.take(1400, 3, members) == []
+
+
+def test_in_a_small_pool_it_goes_to_nobody_twice_before_it_went_to_all() -> None:
+    addresses = [(f"10.0.0.{number}", 7946) for number in (2, 3, 4)]
+    recipients = [Recipient(address, frozenset(addresses)) for address in addresses]
+    outbox = Outbox(2)
+    outgoing = outbox.add(b"news")
+    first, *others = recipients
+    assert outbox.take(1400, 3, 4, first) == [b"news"]
+    assert outbox.take(1400, 3, 4, first) == []  # a ping, say, shortly after gossip
+    finished = []
+    for recipient in others:
+        assert outbox.take(1400, 3, 4, recipient) == [b"news"]
+        finished.append(outgoing.is_finished)
+    assert finished == [False, True]
+    assert len(outbox) == 0
 
 
 def test_the_least_told_go_first_then_the_longest_then_the_newest() -> None:

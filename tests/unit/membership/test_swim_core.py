@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from registry.errors import RemoteProtocolError, TooLarge
 from registry.membership import packets, rumours
+from registry.membership.addresses import Address
 from registry.membership.config import SwimConfig
 from registry.membership.core import SwimCore
 from registry.membership.crypto import Keyring
@@ -254,6 +255,24 @@ def test_messages_of_the_layer_above_ride_along_after_news_of_nodes() -> None:
     (packet,) = sent(core.take_output())
     kinds = [message[0] for message in Envelope().open_packet(packet.data)]
     assert kinds == [MessageType.ACK, MessageType.ALIVE, MessageType.USER]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gossip_goes_to_the_nodes_of_a_small_pool_in_turn(seed: int) -> None:
+    print(f"seed={seed}")
+    pool = SwimPool(seed, config=QUIET)
+    pool.grow(9)
+    pool.run(60_000)
+    core = pool.nodes["n0"].core
+    others = {node.address for node in core.nodes if node.name != "n0"}
+    now_ms = pool.now_ms
+    core.update_meta(b"news")
+    told: list[Address] = []
+    for _ in range(3):  # to three at a time
+        now_ms += QUIET.gossip_interval_ms
+        core.advance(now_ms)
+        told += [packet.address for packet in sent(core.take_output())]
+    assert set(told) == others
 
 
 def test_more_messages_than_a_compound_holds_go_in_several_packets() -> None:
