@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from registry.agent import prepared_queries
 from registry.agent.durations import MILLISECOND, parse_duration
 from registry.http.api import (
     ApiRequest,
@@ -384,10 +385,9 @@ def _found(request: ApiRequest, query: Query, meta: ReadResult) -> Any:
     return meta.value
 
 
-async def _run(request: ApiRequest, query: Query) -> ReadResult:
-    """Read without waiting: there is no index that running a query could wait for."""
-    options = msgspec.structs.replace(options_of(request), min_index=0, wait_ms=0)
-    return await request.agent.read(query, options)
+def _unwaiting(request: ApiRequest) -> ReadOptions:
+    """As the request wants to be read, but at once: running a query has no index to wait for."""
+    return msgspec.structs.replace(options_of(request), min_index=0, wait_ms=0)
 
 
 async def _execute(request: ApiRequest, name: str) -> ApiResponse:
@@ -399,18 +399,20 @@ async def _execute(request: ApiRequest, name: str) -> ApiResponse:
         agent_node=request.agent.node_name,
         connect="connect" in request.query and request.query.get("connect") != "false",
     )
-    meta = await _run(request, query)
+    ran = await prepared_queries.execute(request.agent, query, _unwaiting(request))
+    meta = ran.meta
     execution: Execution = _found(request, query, meta)
     instances = list(execution.instances)
-    if not near and not execution.query.service.near:
+    is_sorted = near or execution.query.service.near
+    if ran.failovers or not is_sorted:
         # Clients take the first one: without an order of its own, each shall be that equally often.
         random.shuffle(instances)
     result = ExecutionView(
         execution.query.service.service,
         [instance_view(each) for each in instances[: limit or None]],
         DnsView(execution.query.dns_ttl),
-        request.agent.datacenter,
-        0,
+        ran.datacenter,
+        ran.failovers,
         0,
         meta.last_contact_ms * MILLISECOND,  # as everywhere in bodies, unlike in the header
         meta.known_leader,
@@ -436,7 +438,8 @@ def _limit(request: ApiRequest) -> int:
 
 async def _explain(request: ApiRequest, name: str) -> ApiResponse:
     query = ExplainQuery(name=name)
-    meta = await _run(request, query)
+    options = _unwaiting(request)
+    meta = await request.agent.read(query, options)
     result = ExplanationView(
         query_view(_found(request, query, meta)),
         0,

@@ -408,6 +408,25 @@ class ExecuteQuery(Query, tag="query-execute", frozen=True, kw_only=True):
         return (table_topic("queries"), *found)
 
 
+class RunQuery(Query, tag="query-run", frozen=True, kw_only=True):
+    """Run a definition that another datacenter keeps, and filled in: `Execution`.
+
+    The instances are in no particular order: nobody is near to a node of another datacenter.
+    """
+
+    query: PreparedQuery
+    connect: bool = False
+
+    def run(self, reader: Reader) -> tuple[int, Execution]:
+        wanted = self.query.service
+        found = matching_instances(reader, wanted, connect=self.connect or wanted.connect)
+        return 0, Execution(self.query, found)
+
+    def topics(self, reader: Reader) -> tuple[Topic, ...]:
+        wanted = self.query.service
+        return instance_topics(reader, wanted.service, connect=self.connect or wanted.connect)
+
+
 def resolve(reader: Reader, name_or_id: str, segment: str) -> PreparedQuery | Refused | None:
     """The query that is asked for by this name or id, a template filled in; None for none."""
     if not name_or_id:

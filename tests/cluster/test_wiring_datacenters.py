@@ -183,6 +183,38 @@ def test_events_of_the_other_datacenter(world: World, asked: str) -> None:
 
 
 @pytest.mark.parametrize("asked", ["server", "client"])
+@pytest.mark.parametrize(
+    ("failover", "datacenter", "failovers", "nodes"),
+    [
+        pytest.param({}, "dc1", 0, [], id="none"),
+        pytest.param({"NearestN": 3}, "dc2", 1, ["far"], id="nearest"),
+        pytest.param({"Datacenters": ["dc9", "DC2"]}, "dc2", 1, ["far"], id="named"),
+        pytest.param({"NearestN": 1, "Datacenters": ["dc2"]}, "dc2", 1, ["far"], id="named-twice"),
+        pytest.param({"Datacenters": ["dc9"]}, "dc1", 0, [], id="unknown"),
+    ],
+)
+def test_a_query_whose_service_is_only_elsewhere(
+    world: World,
+    asked: str,
+    failover: dict[str, Any],
+    datacenter: str,
+    failovers: int,
+    nodes: list[str],
+) -> None:
+    here = world.asked[asked].client
+    service = {"Service": "remote", "Port": 80}
+    far = {"Node": "far", "Address": "10.1.1.1", "Datacenter": "dc2", "Service": service}
+    assert here.put("/v1/catalog/register", json_body=far).json() is True
+    wanted = {"Service": "${name.suffix}", "Failover": failover}
+    template = {"Name": "to-", "Template": {"Type": "name_prefix_match"}, "Service": wanted}
+    made = here.request("POST", "/v1/query", json_body=template).json()["ID"]
+    found = here.get("/v1/query/to-remote/execute").json()
+    here.delete(f"/v1/query/{made}")
+    assert (found["Datacenter"], found["Failovers"]) == (datacenter, failovers)
+    assert [each["Node"]["Node"] for each in found["Nodes"]] == nodes
+
+
+@pytest.mark.parametrize("asked", ["server", "client"])
 @pytest.mark.parametrize("path", ["kv/a", "catalog/nodes", "health/state/any", "status/leader"])
 def test_a_datacenter_that_nobody_knows(world: World, asked: str, path: str) -> None:
     with pytest.raises(ApiError) as caught:
@@ -198,3 +230,7 @@ def test_a_datacenter_that_is_down(world: World) -> None:
     assert caught.value.status == 500
     assert "cannot reach" in str(caught.value)
     assert world.one.client.kv_put("still", b"here")
+    wanted = {"Service": "nowhere", "Failover": {"NearestN": 1, "Datacenters": ["dc2"]}}
+    world.one.client.request("POST", "/v1/query", json_body={"Name": "lost", "Service": wanted})
+    found = world.one.client.get("/v1/query/lost/execute").json()
+    assert (found["Datacenter"], found["Failovers"], found["Nodes"]) == ("dc1", 1, [])

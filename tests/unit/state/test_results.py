@@ -21,7 +21,7 @@ from registry.state.health import NodeHealth, ServiceHealth
 from registry.state.kv import KvGet, KvKeys, KvList, KvSet
 from registry.state.machine import COMMANDS, QUERIES
 from registry.state.operator import AutopilotSettings, GetAutopilot, SetAutopilot
-from registry.state.prepared import CreateQuery, ExecuteQuery, PreparedQuery, ServiceQuery
+from registry.state.prepared import CreateQuery, ExecuteQuery, PreparedQuery, RunQuery, ServiceQuery
 from registry.state.results import decode_result, encode_result, result_type
 from registry.state.sessions import SessionCreate, SessionInfo, SessionRenew
 from registry.state.txn import (
@@ -88,6 +88,7 @@ ASKED = [
     GetAutopilot(),
     ExecuteQuery(name="q"),
     ExecuteQuery(name="none"),
+    RunQuery(query=PreparedQuery(id="x", service=ServiceQuery(service="web"))),
     SessionInfo(id="nonsense"),
 ]
 
@@ -105,7 +106,13 @@ async def test_what_a_query_gives_is_what_it_says(
     backend: InstantBackend, query: type[Query]
 ) -> None:
     """Every query there is, asked with the simplest arguments."""
-    simple: dict[type, Any] = {str: "web", bytes: b"a", int: 0, bool: False}
+    simple: dict[type, Any] = {
+        str: "web",
+        bytes: b"a",
+        int: 0,
+        bool: False,
+        PreparedQuery: PreparedQuery(service=ServiceQuery(service="web")),
+    }
     arguments = {
         field.name: () if typing.get_origin(field.type) is tuple else simple[field.type]
         for field in msgspec.structs.fields(query)
