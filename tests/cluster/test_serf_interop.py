@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,14 @@ import pytest
 from registry.errors import Unavailable
 from registry.membership import profiles
 from registry.membership.filters import Filter, NodeFilter, TagFilter
-from registry.membership.serf_values import Event, MemberEvent, MemberStatus, QueryEvent, UserEvent
+from registry.membership.serf_values import (
+    Event,
+    MemberEvent,
+    MemberStatus,
+    QueryAnswer,
+    QueryEvent,
+    UserEvent,
+)
 from registry.membership.settings import PoolSettings
 from registry.membership.shell import GossipPool
 from registry.state.regexp import compile_pattern
@@ -286,20 +293,36 @@ async def events_both_ways(alpha: Agent, beta: Agent, gamma: Ours, delta: Ours) 
 
 
 async def queries_both_ways(alpha: Agent, beta: Agent, gamma: Ours, delta: Ours) -> None:
-    answers = {
-        answer.node: answer.payload
-        async for answer in gamma.pool.query("who", wants_acks=True, relay_factor=1)
-        if not answer.is_ack
-    }
-    names = ("alpha", "beta", "gamma", "delta")
-    assert answers == {name: f"I am {name}".encode() for name in names}
+    """All at once, as each runs until its timeout; so several are of one Lamport time, too."""
     only_beta: list[Filter] = [TagFilter("role", "^d"), NodeFilter(("alpha", "beta"))]
-    filtered = [answer.node async for answer in delta.pool.query("who", filters=only_beta)]
-    assert filtered == ["beta"]
-    reply = json.loads(await alpha.run("query", "-format=json", "-tag=role=ours", "who"))
-    assert sorted(reply["Acks"]) == ["delta", "gamma"]
-    assert reply["Responses"] == {"gamma": "I am gamma", "delta": "I am delta"}
-    assert "4" in await beta.run("reachability")
+    async with asyncio.TaskGroup() as group:
+        asked = group.create_task(answers_to(gamma, wants_acks=True, relay_factor=1))
+        filtered = group.create_task(answers_to(delta, filters=only_beta))
+        reply = group.create_task(alpha.run("query", "-format=json", "-tag=role=ours", "who"))
+        reached = group.create_task(beta.run("reachability"))
+    names = ("alpha", "beta", "gamma", "delta")
+    acknowledged = {answer.node for answer in asked.result() if answer.is_ack}
+    answered = {answer.node: answer.payload for answer in asked.result() if not answer.is_ack}
+    assert acknowledged == set(names)
+    assert answered == {name: f"I am {name}".encode() for name in names}
+    assert [answer.node for answer in filtered.result()] == ["beta"]
+    replied = json.loads(reply.result())
+    assert sorted(replied["Acks"]) == ["delta", "gamma"]
+    assert replied["Responses"] == {"gamma": "I am gamma", "delta": "I am delta"}
+    assert "Successfully contacted all live nodes" in reached.result()
+
+
+async def answers_to(
+    asker: Ours,
+    *,
+    filters: Sequence[Filter] = (),
+    wants_acks: bool = False,
+    relay_factor: int = 0,
+) -> list[QueryAnswer]:
+    question = asker.pool.query(
+        "who", filters=filters, wants_acks=wants_acks, relay_factor=relay_factor
+    )
+    return [answer async for answer in question]
 
 
 async def test_an_agent_that_is_killed_has_failed_and_can_be_forced_out(

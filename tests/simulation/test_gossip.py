@@ -83,8 +83,7 @@ def test_who_leaves_has_left_and_who_crashes_has_failed(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_live_member_contradicts_a_forced_leave(seed: int) -> None:
-    # It has to hear of it, which the few repeats of the local profile do not promise.
-    made = network(seed, profile=CONSUL_LAN)
+    made = network(seed)
     made.ask("n3", lambda serf: serf.force_leave("n4", prune=True))
     made.run(60_000)
     assert agreed(made)

@@ -275,6 +275,22 @@ def test_gossip_goes_to_the_nodes_of_a_small_pool_in_turn(seed: int) -> None:
     assert set(told) == others
 
 
+def test_gossip_goes_to_a_few_nodes_of_a_larger_pool() -> None:
+    core, _ = started(msgspec.structs.replace(QUIET, probe_interval_ms=10**6))
+    for number in range(20):
+        address = (f"10.0.1.{number}", 8301)
+        core.receive_packet(
+            encode(Alive(1, f"node-{number}", address, b"", Versions())), SOMEBODY, 1
+        )
+    run_until(core, 10_000)  # all of that is gossiped on
+    core.take_output()
+    run_until(core, 11_000)
+    assert sent(core.take_output()) == []
+    core.update_meta(b"news")
+    core.advance(core.next_deadline_ms())
+    assert len({packet.address for packet in sent(core.take_output())}) == 3
+
+
 def test_more_messages_than_a_compound_holds_go_in_several_packets() -> None:
     core, delegate = started(msgspec.structs.replace(QUIET, packet_bytes_max=9000))
     delegate.outgoing = [b"x"] * 300
