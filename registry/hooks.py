@@ -20,6 +20,7 @@ installed plugins by name, then directories.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -338,6 +339,45 @@ class AuthMethod(msgspec.Struct, frozen=True, kw_only=True):
     required: bool = False
 
 
+class PanelRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a panel is asked to show.
+
+    `subject` is the name of the node or service, or the key, whose page the panel is on; "" on the
+    overview. `query` has the other parameters of the panel's address, the first of each name.
+    """
+
+    subject: str = ""
+    query: Mapping[str, str] = {}
+
+
+class UiPanel(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the web UI that a plugin fills, at `/ui/panels/PLUGIN/SLUG`.
+
+    `page` is where it belongs: "overview", or the page of each "node", "service" or "key". `render`
+    gets a `PanelRequest` and gives HTML: what belongs into a body, which is then put into a page
+    in the colours of the UI, or a whole document. It may be async, or block, and has 5 seconds and
+    512 KiB. What it shows of others it has to escape (`html.escape`), though nothing that it gives
+    can do harm: a panel is shown in a frame without scripts, forms, links out of the frame and
+    anything from elsewhere, images and styles included unless they are part of the page.
+    `height_px` is the height of that frame; what is longer scrolls.
+    """
+
+    slug: str
+    title: str
+    render: Callable[[PanelRequest], Any]
+    page: str = "overview"
+    height_px: int = 320
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` with one sentence."""
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.slug):
+            raise ValueError(f"slug {self.slug!r} is not lower-case letters, digits and dashes")
+        if self.page not in ("overview", "node", "service", "key"):
+            raise ValueError(f"there is no page {self.page!r} for panels")
+        if not isinstance(self.title, str) or not isinstance(self.height_px, int):
+            raise ValueError(f"the title of {self.slug!r} must be text, its height a number")
+
+
 class CliCommand(msgspec.Struct, frozen=True, kw_only=True):
     """A command `registry NAME` (NAME may hold spaces: "history diff").
 
@@ -528,6 +568,16 @@ def registry_auth_methods() -> Iterable[AuthMethod]:
     loading, before any middleware, and for every request: an agent behind which writes are to be
     authenticated has to have the plugin itself. They run as middleware does. Raising: the methods
     of this plugin are not there. Since 0.2."""
+    raise NotImplementedError
+
+
+@hookspec
+def registry_ui_panels() -> Iterable[UiPanel]:
+    """Called once when the HTTP server is made, on every agent, and only shown by those that serve
+    the web UI (`-ui`). `render` runs for each time that the panel is looked at, on the plugin's own
+    event loop if it is async, else in a worker. When it raises, hangs or gives anything but text,
+    the panel says so in its place, and is left alone for a while after several failures in a row.
+    Raising: the panels of this plugin are not there. Since 0.2."""
     raise NotImplementedError
 
 

@@ -25,6 +25,7 @@ from registry.http import (
     kv,
     openapi,
     operator,
+    panels,
     profiling,
     query,
     root,
@@ -56,6 +57,7 @@ FAMILIES = (
     internal_ui,
     kv,
     operator,
+    panels,
     profiling,
     query,
     root,
@@ -79,6 +81,8 @@ def create_rim(agent: AgentFacade) -> Rim:
     """The router over all families and plugins, with the rules of the rim around it."""
     router = Router(family.routes for family in FAMILIES)
     router.include(openapi.routes_of(router))
+    if panels.is_on(agent.config):
+        router.include(panels.pages_of(agent.config))
     surroundings = None
     if agent.plugins is not None:
         add_plugin_routes(router, agent.plugins.http_routes())

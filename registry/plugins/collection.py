@@ -26,6 +26,7 @@ from registry.hooks import (
     MetricsSink,
     ServiceTransform,
     StorageEngine,
+    UiPanel,
     WatchHandler,
 )
 from registry.plugins import guards
@@ -307,6 +308,17 @@ class Plugins:
             "registry_auth_methods", AuthMethod, lambda method: method.name, guards.guard_auth
         )
 
+    def ui_panels(self) -> list[guards.GuardedPanel]:
+        """Panels by their plugins, each of which has slugs of its own."""
+        found = self._collect(
+            "registry_ui_panels",
+            UiPanel,
+            lambda panel: panel.slug,
+            guards.guard_panel,
+            shared_names=False,
+        )
+        return [each for each in found if isinstance(each, guards.GuardedPanel)]
+
     def cli_commands(self) -> list[CliCommand]:
         return self._collect(
             "registry_cli_commands", CliCommand, lambda command: command.name, guards.guard_command
@@ -324,8 +336,11 @@ class Plugins:
         kind: type[T],
         name_of: Callable[[T], str],
         guard: Callable[[T, PluginRecord], T],
+        *,
+        shared_names: bool = True,
     ) -> list[T]:
-        """What all plugins contribute to `hook`, in order, each asked once."""
+        """What all plugins contribute to `hook`, in order, each asked once. Names are one's own
+        among all plugins' (`shared_names`) or among the plugin's."""
         if hook not in self._contributions:
             owners: dict[str, str] = {}
             collected: list[T] = []
@@ -333,7 +348,7 @@ class Plugins:
                 if hook not in record.hooks or not self.is_configured(record):
                     continue
                 for item in self._contribution(hook, kind, record):
-                    name = name_of(item)
+                    name = name_of(item) if shared_names else f"{record.name}/{name_of(item)}"
                     if name in owners:
                         record.failed(hook, f"{name!r} is already there, from {owners[name]}")
                         continue

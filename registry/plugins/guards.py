@@ -38,9 +38,11 @@ from registry.hooks import (
     KvWrite,
     Metric,
     MetricsSink,
+    PanelRequest,
     PlaceLost,
     ServiceTransform,
     StorageEngine,
+    UiPanel,
     WatchHandler,
     WriteRefused,
 )
@@ -67,6 +69,11 @@ METRICS_LIMIT_S = 10.0
 
 #: Judging one write; whoever writes waits for it.
 VALIDATE_LIMIT_S = 2.0
+
+#: Drawing one panel; somebody looks at an empty frame meanwhile.
+PANEL_LIMIT_S = 5.0
+#: What a panel may come to: a page that somebody reads, not a download.
+PANEL_BYTES_MAX = 512 << 10
 
 #: Delivering one batch of changes.
 DELIVERY_LIMIT_S = 60.0
@@ -388,6 +395,38 @@ def guard_auth(method: AuthMethod, record: PluginRecord) -> AuthMethod:
         return identity
 
     return replace(method, authenticate=authenticate)
+
+
+class GuardedPanel(UiPanel, frozen=True, kw_only=True):
+    """A panel of a plugin, whose `draw` is asked in place of `render`."""
+
+    record: PluginRecord
+
+    async def draw(self, request: PanelRequest) -> str:
+        """The panel's HTML. Raises `PluginError`, or another of our errors, when there is none."""
+        html: str = await self.record.call_guarded(
+            "registry_ui_panels",
+            self.render,
+            request,
+            limit_s=PANEL_LIMIT_S,
+            judge=_wrong_with_html,
+        )
+        return html
+
+
+def _wrong_with_html(given: object) -> str:
+    if type(given) is not str:  # no subclass, whose methods would be the plugin's code
+        return f"gave {type(given).__name__}, expected text"
+    # Characters first, which are there without encoding them.
+    size = len(given) if len(given) > PANEL_BYTES_MAX else len(given.encode("utf-8", "replace"))
+    return f"gave {size} bytes, at most {PANEL_BYTES_MAX}" if size > PANEL_BYTES_MAX else ""
+
+
+def guard_panel(panel: UiPanel, record: PluginRecord) -> UiPanel:
+    return GuardedPanel(**{name: getattr(panel, name) for name in _OF_PANEL}, record=record)
+
+
+_OF_PANEL = UiPanel.__struct_fields__
 
 
 def guard_command(command: CliCommand, record: PluginRecord) -> CliCommand:

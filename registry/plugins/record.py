@@ -209,15 +209,23 @@ class PluginRecord:
         limit_s: float,
         passes: tuple[type[Exception], ...] = (),
         gives: type | None = None,
+        judge: Callable[[Any], str] | None = None,
     ) -> Any:
         """`call` behind the hook's breaker: raises `PluginError` at once while it is open, and for
-        anything given that is neither None nor of the type `gives`, where that is told.
+        anything given that is neither None nor of the type `gives`, where that is told, or that
+        `judge` says something against.
 
         `limit_s` begins when it is the call's turn. That is soon, since calls that hang open the
         breaker.
         """
+
+        def wrong(result: Any) -> str:
+            if gives is not None and not (result is None or isinstance(result, gives)):
+                return f"gave {type(result).__name__}, expected {gives.__name__}"
+            return judge(result) if judge is not None else ""
+
         async with self._turns:
-            return await self._call_in_turn(hook, function, arguments, limit_s, passes, gives)
+            return await self._call_in_turn(hook, function, arguments, limit_s, passes, wrong)
 
     async def _call_in_turn(
         self,
@@ -226,7 +234,7 @@ class PluginRecord:
         arguments: tuple[Any, ...],
         limit_s: float,
         passes: tuple[type[Exception], ...],
-        gives: type | None,
+        wrong: Callable[[Any], str],
     ) -> Any:
         breaker = self.breakers.setdefault(hook, Breaker())
         if not breaker.allows(time.monotonic()):
@@ -242,10 +250,10 @@ class PluginRecord:
             hung = isinstance(problem.__cause__, TimeoutError)
             self._count_failure(hook, weight=HANG_WEIGHT if hung else 1)
             raise
-        if gives is not None and not (result is None or isinstance(result, gives)):
-            wrong = self.failed(hook, f"gave {type(result).__name__}, expected {gives.__name__}")
+        if reason := wrong(result):
+            failure = self.failed(hook, reason)
             self._count_failure(hook)
-            raise wrong
+            raise failure
         breaker.succeeded()
         return result
 

@@ -30,6 +30,7 @@ from registry.hooks import (
     KvValidator,
     MetricsSink,
     ServiceTransform,
+    UiPanel,
     WatchHandler,
     hookimpl,
 )
@@ -144,6 +145,11 @@ def hostile(act: Callable[[], Any]) -> dict[str, Any]:
         def registry_metrics_sinks(self) -> list[MetricsSink]:
             return [MetricsSink(name="hostile", deliver=self.soon)]
 
+    class Panels(Misbehaviour):
+        @hookimpl
+        def registry_ui_panels(self) -> list[UiPanel]:
+            return [UiPanel(slug="hostile", title="Hostile", render=self.now)]
+
     class Starts(Misbehaviour):
         @hookimpl
         async def registry_start(self, context: Any) -> Any:
@@ -176,7 +182,7 @@ def hostile(act: Callable[[], Any]) -> dict[str, Any]:
 
     kinds = (
         Checks, Sources, Transforms, Handlers, Sinks, Validators, Routes, Middleware, Auth, Metrics,
-        Starts, Changes, Stops, Collected,
+        Panels, Starts, Changes, Stops, Collected,
     )  # fmt: skip
     return {kind.__name__.lower(): kind(act) for kind in kinds}
 
@@ -194,7 +200,7 @@ HARMLESS = {
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, names in (
         (guards, ("READ_LIMIT_S", "DELIVERY_LIMIT_S", "TRANSFORM_LIMIT_S", "VALIDATE_LIMIT_S")),
-        (guards, ("AROUND_LIMIT_S", "HANDLER_LIMIT_S", "METRICS_LIMIT_S")),
+        (guards, ("AROUND_LIMIT_S", "HANDLER_LIMIT_S", "METRICS_LIMIT_S", "PANEL_LIMIT_S")),
         (lifecycle, ("START_LIMIT_S", "CHANGED_LIMIT_S", "STOP_LIMIT_S")),
         (collection, ("COLLECT_LIMIT_S", "CLOSE_LIMIT_S")),
     ):
@@ -320,6 +326,8 @@ async def _go_through_everything(agent: InProcessAgent, plugins: dict[str, Any])
         assert (await http.put("/v1/agent/check/pass/fine")).status_code == 200
     assert (await http.put("/v1/kv/watched", content=b"1")).status_code == 200
     await http.get("/v1/hostile")
+    assert (await http.get("/ui/panels/panels/hostile")).status_code == 500
+    assert "/ui/panels/panels/hostile" in (await http.get("/ui/panels/")).text
     body = {"Name": "api", "Port": 80}
     assert (await http.put("/v1/agent/service/register", json=body)).status_code == 200
     assert (await http.get("/v1/agent/services")).json()["api"]["Port"] == 80

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from registry.hooks import Change, ChangeSink, CliCommand, HttpRoute, PluginContext, hookimpl
+from registry.hooks import (
+    Change,
+    ChangeSink,
+    CliCommand,
+    HttpRoute,
+    PluginContext,
+    UiPanel,
+    hookimpl,
+)
 
 from .settings import HistorySettings
 
@@ -63,6 +71,13 @@ def registry_http_routes() -> list[HttpRoute]:
     from .routes import routes
 
     return routes()
+
+
+@hookimpl
+def registry_ui_panels() -> list[UiPanel]:
+    from .panels import panels
+
+    return panels()
 
 
 @hookimpl

@@ -172,7 +172,7 @@ def _version_view(version: Version) -> VersionView:
     return {
         "Key": version.key.decode("utf-8", "replace"),
         "Index": version.index,
-        "Time": _time(version.time_ms) if version.time_ms is not None else None,
+        "Time": time_text(version.time_ms) if version.time_ms is not None else None,
         "Deleted": version.is_deletion,
         "Value": base64.b64encode(value).decode() if value is not None else None,
         "Flags": version.flags,
@@ -186,7 +186,8 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _time(time_ms: int) -> str:
+def time_text(time_ms: int) -> str:
+    """A time as the API shows it, in UTC."""
     moment = datetime.fromtimestamp(time_ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -35,6 +35,9 @@ FORMAT = 1
 #: Values of one answer, together: whoever asks for more gets the next page.
 PAGE_BYTES_MAX = 8 * 1024 * 1024
 
+#: Of each value in a list that is only looked at.
+SHOWN_BYTES_MAX = 1024
+
 _SCHEMA = """
 CREATE TABLE versions (
     key BLOB NOT NULL, idx INTEGER NOT NULL, modify_idx INTEGER NOT NULL,
@@ -138,6 +141,8 @@ class HistoryStore:
             self._db.executescript(script)
         elif found != FORMAT:
             raise RuntimeError(f"the history is of format {found}, this plugin's is {FORMAT}")
+        # Files of before have none; it changes nothing for who does not know it.
+        self._db.execute("CREATE INDEX IF NOT EXISTS versions_by_index ON versions (idx)")
         self._db.execute("CREATE TEMP TABLE told (key BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def close(self) -> None:
@@ -344,6 +349,14 @@ class HistoryStore:
                 return Page(kept, version.index)
             kept.append(version)
         return Page(kept, None)
+
+    def latest(self, limit: int) -> list[Version]:
+        """The newest versions of all keys, newest first; of values no more than their beginning."""
+        columns = _COLUMNS.removesuffix("value") + f"substr(value, 1, {SHOWN_BYTES_MAX})"
+        rows = self._db.execute(
+            f"SELECT {columns} FROM versions ORDER BY idx DESC, key LIMIT ?", (limit,)
+        )
+        return [_version(row) for row in rows]
 
     def at(self, key: bytes, index: int) -> Version | None:
         """The version in force at `index`, None when the key was not there.
