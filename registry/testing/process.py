@@ -154,6 +154,23 @@ class AgentProcess:
         """SIGTERM, then the exit status."""
         return self._end(signal.SIGTERM)
 
+    def run(self, *words: str, status: int = 0) -> str:
+        """What `registry WORDS` prints at this agent, errors after the rest.
+
+        Raises `AssertionError` when the command ends with another status.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "registry", *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "REGISTRY_HTTP_ADDR": self.http_address},
+        )
+        printed = done.stdout + done.stderr
+        assert done.returncode == status, printed
+        return printed
+
     def _end(self, number: signal.Signals) -> int:
         if self.process is None:
             return 0

@@ -7,11 +7,8 @@ apart; the others leave it as it was.
 from __future__ import annotations
 
 import json
-import os
 import re
 import stat
-import subprocess
-import sys
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
@@ -34,20 +31,6 @@ QUICK = {
     "probe_timeout": "100ms",
     "suspicion_mult": 2,
 }
-
-
-def run(agent: AgentProcess, *words: str, status: int = 0) -> str:
-    """What `registry WORDS` prints at this agent, errors after the rest."""
-    done = subprocess.run(
-        [sys.executable, "-m", "registry", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "REGISTRY_HTTP_ADDR": agent.http_address},
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +60,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentCluster]:
 
 def statuses(agent: AgentProcess) -> dict[str, str]:
     """What `members` prints of each member."""
-    rows = (line.split() for line in run(agent, "members").splitlines()[1:])
+    rows = (line.split() for line in agent.run("members").splitlines()[1:])
     return {row[0]: row[2] for row in rows}
 
 
 def peers(agent: AgentProcess) -> dict[str, tuple[str, str]]:
     """State and vote of each server, as `operator raft list-peers` prints them."""
-    rows = run(agent, "operator", "raft", "list-peers").splitlines()[1:]
+    rows = agent.run("operator", "raft", "list-peers").splitlines()[1:]
     return {row[0]: (row[3], row[4]) for row in map(str.split, rows)}
 
 
@@ -136,22 +119,22 @@ def test_the_key_is_changed_while_events_and_writes_go_on(cluster: AgentCluster)
     thread = threading.Thread(target=traffic)
     thread.start()
     try:
-        assert "Installing new gossip" in run(
-            server, "keyring", f"-install={OTHER_KEY}", "-relay-factor=2"
+        assert "Installing new gossip" in server.run(
+            "keyring", f"-install={OTHER_KEY}", "-relay-factor=2"
         )
         assert keys(server) == {"WAN": {KEY: 3, OTHER_KEY: 3}, "LAN": {KEY: 5, OTHER_KEY: 5}}
-        run(server, "keyring", f"-use={OTHER_KEY}")
-        refused = run(server, "keyring", f"-remove={OTHER_KEY}", status=1)
+        server.run("keyring", f"-use={OTHER_KEY}")
+        refused = server.run("keyring", f"-remove={OTHER_KEY}", status=1)
         assert "5/5 nodes reported failure" in refused
         assert "Removing the primary key is not allowed" in refused
-        run(server, "keyring", f"-remove={KEY}")
-        listed = run(client, "keyring", "-list")
+        server.run("keyring", f"-remove={KEY}")
+        listed = client.run("keyring", "-list")
         pools = ["WAN:", f"  {OTHER_KEY} [3/3]", "", "dc1 (LAN):", f"  {OTHER_KEY} [5/5]"]
         assert listed.splitlines()[2:] == pools
     finally:
         # Back, so that every test finds the key of the configuration.
         for step in (f"-install={KEY}", f"-use={KEY}", f"-remove={OTHER_KEY}"):
-            run(server, "keyring", step)
+            server.run("keyring", step)
         done.set()
         thread.join()
     assert keys(server) == {"WAN": {KEY: 3}, "LAN": {KEY: 5}}
@@ -225,7 +208,7 @@ def test_statistics_are_those_of_the_agent(cluster: AgentCluster) -> None:
     stats = known[client.name]
     assert (stats["consul"]["known_servers"], stats["consul"]["server"]) == ("3", "false")
     assert not {"raft", "serf_wan"} & stats.keys()
-    assert "known_servers = 3\n" in run(client, "info")
+    assert "known_servers = 3\n" in client.run("info")
 
 
 def test_calls_among_agents_are_measured(cluster: AgentCluster) -> None:
@@ -260,7 +243,7 @@ def test_where_an_agent_is_becomes_known(cluster: AgentCluster) -> None:
     assert len(near) == 5
     shape = r"Estimated server1 <-> client1 rtt: \d+\.\d{3} ms \(using LAN coordinates\)\n"
     wait_until(lambda: len(client.client.get("/v1/coordinate/nodes").json()) == 5, "all are placed")
-    assert re.fullmatch(shape, run(client, "rtt", "server1"))
+    assert re.fullmatch(shape, client.run("rtt", "server1"))
 
 
 def test_events_reach_those_whom_they_concern(cluster: AgentCluster) -> None:
@@ -271,23 +254,23 @@ def test_events_reach_those_whom_they_concern(cluster: AgentCluster) -> None:
         return found
 
     before = other.client.get("/v1/event/list").index
-    run(server, "event", "-name=deploy", "-service=^web$", "-tag=blue", "payload")
+    server.run("event", "-name=deploy", "-service=^web$", "-tag=blue", "payload")
     wait_until(lambda: bool(listed(client, "deploy")), "the event where the service is")
     heard = client.root.parent / "heard"
     wait_until(lambda: heard.exists() and "deploy" in heard.read_text(), "its watch has run")
-    run(client, "event", "-name=local", "-node=^client2$")
+    client.run("event", "-name=local", "-node=^client2$")
     changed = other.client.get(f"/v1/event/list?index={before}&wait=10s")
     assert changed.json()[-1]["Name"] == "local"
     assert changed.index != before
-    run(client, "event", "-name=last")
+    client.run("event", "-name=last")
     wait_until(lambda: bool(listed(server, "last")), "an event for all")
     assert listed(other, "deploy") == listed(server, "local") == []
 
 
 def test_autopilot_is_set_for_the_whole_cluster(cluster: AgentCluster) -> None:
     client, follower = cluster.clients[0], cluster.followers()[0]
-    run(client, "operator", "autopilot", "set-config", "-max-trailing-logs=500")
-    assert "MaxTrailingLogs = 500\n" in run(follower, "operator", "autopilot", "get-config")
+    client.run("operator", "autopilot", "set-config", "-max-trailing-logs=500")
+    assert "MaxTrailingLogs = 500\n" in follower.run("operator", "autopilot", "get-config")
     for agent in (client, follower):
         found = agent.client.request("GET", "/v1/operator/autopilot/health", accept=(200, 429))
         health = found.json()
@@ -313,12 +296,12 @@ def test_servers_and_agents_come_and_go(cluster: AgentCluster, tmp_path: Path) -
     lost.kill()
     wait_until(lambda: statuses(client)["client2"] == "failed", "its death is noticed")
     wait_until(lambda: serf_health(client, "client2") == "critical", "so the catalog says")
-    run(client, "force-leave", "client2")
+    client.run("force-leave", "client2")
     wait_until(lambda: statuses(client)["client2"] == "left", "it is said to have left")
     wait_until(lambda: serf_health(client, "client2") == "", "it is out of the catalog")
-    run(client, "force-leave", "-prune", "client2")
+    client.run("force-leave", "-prune", "client2")
     wait_until(lambda: "client2" not in statuses(client), "it is forgotten")
-    gone = run(client, "force-leave", "client2", status=1)
+    gone = client.run("force-leave", "client2", status=1)
     assert "No node found with name 'client2'" in gone
 
     # A server that dies is put out once another one has taken its place.
@@ -357,7 +340,7 @@ def test_servers_and_agents_come_and_go(cluster: AgentCluster, tmp_path: Path) -
         # both have to agree to that.
         leader = cluster.leader()
         (last,) = (each for each in rest if each is not leader)
-        leaving = threading.Thread(target=run, args=(leader, "leave"))
+        leaving = threading.Thread(target=leader.run, args=("leave",))
         leaving.start()
         assert client.stop() == 0
         leaving.join()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -36,20 +33,6 @@ class World:
 
 def wan_of(agent: AgentProcess) -> str:
     return f"{agent.address}:{agent.ports['serf_wan']}"
-
-
-def run(agent: AgentProcess, *words: str, status: int = 0) -> str:
-    """What `registry WORDS` prints at this agent."""
-    done = subprocess.run(
-        [sys.executable, "-m", "registry", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "REGISTRY_HTTP_ADDR": agent.http_address},
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +78,7 @@ def datacenters(client: Client) -> list[str]:
 
 
 def test_servers_meet_in_the_wan_pool(world: World) -> None:
-    rows = [line.split() for line in run(world.two, "members", "-wan").splitlines()]
+    rows = [line.split() for line in world.two.run("members", "-wan").splitlines()]
     assert [(row[0], row[2], row[3], row[6]) for row in rows[1:]] == [
         ("one.dc1", "alive", "server", "dc1"),
         ("two.dc2", "alive", "server", "dc2"),
@@ -103,9 +86,9 @@ def test_servers_meet_in_the_wan_pool(world: World) -> None:
     names = {row["Name"] for row in world.one.client.get("/v1/agent/members?wan=1").json()}
     assert names == {"one.dc1", "two.dc2"}
     assert world.client.client.get("/v1/agent/members?wan=1").json() == []
-    assert run(world.one, "catalog", "datacenters").split() == ["dc1", "dc2"]
-    assert "known_datacenters = 2\n" in run(world.one, "info")
-    joined = run(world.one, "join", "-wan", wan_of(world.two))
+    assert world.one.run("catalog", "datacenters").split() == ["dc1", "dc2"]
+    assert "known_datacenters = 2\n" in world.one.run("info")
+    joined = world.one.run("join", "-wan", wan_of(world.two))
     assert joined == "Successfully joined cluster by contacting 1 nodes.\n"
 
 
@@ -114,7 +97,7 @@ def test_places_in_the_network_between_datacenters(world: World) -> None:
     nodes = [(area["Datacenter"], [each["Node"] for each in area["Coordinates"]]) for area in areas]
     assert nodes == [("dc1", ["one"]), ("dc2", ["two"])]
     shape = r"Estimated one\.dc1 <-> two\.dc2 rtt: \d+\.\d{3} ms \(using WAN coordinates\)\n"
-    assert re.fullmatch(shape, run(world.one, "rtt", "-wan", "one.dc1", "two.dc2"))
+    assert re.fullmatch(shape, world.one.run("rtt", "-wan", "one.dc1", "two.dc2"))
 
 
 @pytest.mark.parametrize("asked", ["server", "client"])
@@ -145,15 +128,15 @@ def test_requests_for_the_other_datacenter_are_answered_there(world: World, aske
 @pytest.mark.parametrize("asked", ["server", "client"])
 def test_commands_take_the_other_datacenter(world: World, asked: str, tmp_path: Path) -> None:
     agent = world.asked[asked]
-    put = run(agent, "kv", "put", "-datacenter=dc2", f"command-{asked}", "x")
+    put = agent.run("kv", "put", "-datacenter=dc2", f"command-{asked}", "x")
     assert put == f"Success! Data written to: command-{asked}\n"
-    assert run(world.two, "kv", "get", f"command-{asked}") == "x\n"
-    assert run(agent, "operator", "raft", "list-peers", "-datacenter=dc2") == run(
-        world.two, "operator", "raft", "list-peers"
+    assert world.two.run("kv", "get", f"command-{asked}") == "x\n"
+    assert agent.run("operator", "raft", "list-peers", "-datacenter=dc2") == world.two.run(
+        "operator", "raft", "list-peers"
     )
     file = str(tmp_path / "dc2.snap")
-    run(agent, "snapshot", "save", "-datacenter=dc2", file)
-    assert "ID" in run(agent, "snapshot", "inspect", file)
+    agent.run("snapshot", "save", "-datacenter=dc2", file)
+    assert "ID" in agent.run("snapshot", "inspect", file)
 
 
 @pytest.mark.parametrize("asked", ["server", "client"])

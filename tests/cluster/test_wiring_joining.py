@@ -1,7 +1,8 @@
-"""How agents find each other again, and that a cluster is founded once."""
+"""How agents find each other again, that a cluster is founded once, and what makes them forget."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -110,3 +111,46 @@ def test_servers_that_expect_different_numbers_wait(make: Make) -> None:
     wait_until(lambda: told(three, "two expects 2 servers, and this server 3"), three.log_tail)
     for server in (two, three):
         assert server.client.get("/v1/status/leader").json() == ""
+
+
+def test_a_key_that_is_not_written_down_is_forgotten(make: Make) -> None:
+    configured, installed = (b64encode(bytes([byte]) * 16).decode() for byte in b"ci")
+    agent = make("agent", "-server", "-bootstrap", "-disable-keyring-file", encrypt=configured)
+    agent.start()
+    agent.run("keyring", f"-install={installed}")
+    agent.run("keyring", f"-use={installed}")
+    assert f"{installed} [1/1]" in agent.run("keyring", "-list")
+    assert list((agent.data_dir / "serf").glob("*.keyring")) == []
+    agent.kill()
+    agent.start()
+    listed = agent.run("keyring", "-list")
+    assert f"{configured} [1/1]" in listed
+    assert installed not in listed
+
+
+def test_an_operator_puts_a_dead_server_out(make: Make) -> None:
+    """Where autopilot does not: by its address, or by its id."""
+    quick = {"probe_interval": "200ms", "probe_timeout": "100ms", "suspicion_mult": 2}
+    settings = {"autopilot": {"cleanup_dead_servers": False}, "gossip_lan": quick}
+    expect = "-bootstrap-expect=4"
+    servers = [make(f"s{number}", "-server", expect, **settings) for number in "1234"]
+    lan = f"{servers[0].address}:{servers[0].ports['serf_lan']}"
+    for server in servers:
+        server.write_config("20-own.json", {"retry_join": [lan], "retry_interval": "200ms"})
+        server.start(wait=False)
+    for server in servers:
+        wait_until(server.is_ready, f"{server.name} is ready")
+    by_address, by_id, *rest = servers
+    shown = rest[0].client.get("/v1/operator/raft/configuration").json()["Servers"]
+    found = {each["Node"]: each for each in shown}
+    for server, option in ((by_address, "Address"), (by_id, "ID")):
+        server.kill()
+        # As long as it is taken for alive, the leader would have it back.
+        wait_until(lambda name=server.name: name not in alive_seen_by(rest[0]), "it has failed")
+        wanted = f"-{option.lower()}={found[server.name][option]}"
+        done = rest[0].run("operator", "raft", "remove-peer", wanted)
+        assert done == f'Removed peer with {option.lower()} "{found[server.name][option]}"\n'
+        assert server.name not in rest[1].run("operator", "raft", "list-peers")
+        again = rest[1].run("operator", "raft", "remove-peer", wanted, status=1)
+        assert "was not found in the Raft configuration" in again
+    assert rest[0].client.kv_put("still", b"here")
