@@ -378,6 +378,52 @@ class UiPanel(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"the title of {self.slug!r} must be text, its height a number")
 
 
+class DnsQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """A question for a service or a prepared query over DNS.
+
+    `name` is as it was asked, with its dot at the end; `type` is "A", "AAAA", "SRV", …; `client` is
+    the address of whoever asks, most often a resolver, and `subnet` that of the resolver's client,
+    if the resolver told ("" otherwise).
+    """
+
+    name: str
+    type: str
+    client: str
+    subnet: str = ""
+
+
+class DnsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A healthy instance that a question can be answered with; `node` and `service_id` say which.
+
+    `address` is what clients are told: the instance's own, or its node's. `meta` is the instance's.
+    """
+
+    node: str
+    service: str
+    service_id: str
+    datacenter: str
+    address: str
+    port: int
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, str] = {}
+    node_meta: Mapping[str, str] = {}
+
+
+class DnsFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Chooses among the instances that a question is answered with.
+
+    `filter` gets the question and the instances in the order in which they would be given, shuffled
+    if nothing else was asked for, and gives those to use, in its order. It sees all of them; what
+    does not fit into the answer is cut afterwards. None left is answered as if there were no
+    healthy instance. It may be async, or block, and has a second, which clients wait for. What
+    fails, or gives anything but instances that it was shown, each once, leaves all as it was.
+    Several are asked in the order of loading.
+    """
+
+    name: str
+    filter: Callable[[DnsQuestion, Sequence[DnsAnswer]], Any]
+
+
 class CliCommand(msgspec.Struct, frozen=True, kw_only=True):
     """A command `registry NAME` (NAME may hold spaces: "history diff").
 
@@ -578,6 +624,15 @@ def registry_ui_panels() -> Iterable[UiPanel]:
     event loop if it is async, else in a worker. When it raises, hangs or gives anything but text,
     the panel says so in its place, and is left alone for a while after several failures in a row.
     Raising: the panels of this plugin are not there. Since 0.2."""
+    raise NotImplementedError
+
+
+@hookspec
+def registry_dns_filters() -> Iterable[DnsFilter]:
+    """Called once when the DNS server is made, on every agent that serves DNS. `filter` is called
+    on the agent that is asked, for each question that finds instances: on the plugin's own event
+    loop if it is async, else in a worker. Raising: the filters of this plugin are not there.
+    Since 0.2."""
     raise NotImplementedError
 
 

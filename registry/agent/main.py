@@ -27,7 +27,11 @@ logger = logging.getLogger("registry.agent")
 
 
 def run_agent(
-    arguments: Sequence[str], *, make_face: MakeFace, render_watch: Render, show_record: Show
+    arguments: Sequence[str],
+    *,
+    make_faces: Sequence[MakeFace],
+    render_watch: Render,
+    show_record: Show,
 ) -> int:
     """Run an agent until a signal or a request ends it; 0 after a clean end.
 
@@ -44,7 +48,7 @@ def run_agent(
         loaded,
         flags=flags,
         plugins=plugins,
-        make_face=make_face,
+        make_faces=make_faces,
         render_watch=render_watch,
         show_record=show_record,
         tap=tap,

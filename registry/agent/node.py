@@ -3,7 +3,7 @@
     role: a server (store, consensus) or a client           replicated state (`roles`)
     gossip pools                                            who else is there (`pools`)
     local services, checks ─ anti-entropy                   this node's own
-    facade ─ HTTP server, watches                           the faces
+    facade ─ HTTP and DNS servers, watches                  the faces
     configuration following ─ reload                        change without a restart
 
 `Node.run` owns everything in one task group: what fails there ends the process, because a server
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -59,6 +59,10 @@ class Face(Protocol):
     """A face's life: it may refuse to start with a `ConfigError`, and ends with the node."""
 
     async def start(self) -> None: ...
+    async def run(self) -> None:
+        """What it does while it serves, until cancelled."""
+        ...
+
     async def stop(self) -> None: ...
     def configure(self, agent: AgentFacade) -> None: ...
 
@@ -82,14 +86,14 @@ class Node:
         *,
         flags: AgentFlags,
         plugins: Plugins,
-        make_face: MakeFace,
+        make_faces: Sequence[MakeFace],
         render_watch: Render,
         show_record: Show,
         tap: LogTap,
     ) -> None:
         self.loaded = loaded
         self.plugins = plugins
-        self._make_face = make_face
+        self._make_faces = make_faces
         self._render_watch = render_watch
         self._show_record = show_record
         self._flags = flags
@@ -224,7 +228,7 @@ class Node:
             datacenters=role.datacenters,
         )
         watches = Watches(facade, self.plugins, render=self._render_watch)
-        face = self._make_face(facade)
+        faces = [make(facade) for make in self._make_faces]
         life = PluginLife(self.plugins, config, self.node_id, self.data_dir)
         reloader = Reloader(
             self.loaded,
@@ -235,7 +239,7 @@ class Node:
             watches=watches,
             facade=facade,
             facts=lambda config: node_facts(config, self.node_id),
-            reconfigure=[face.configure],
+            reconfigure=[face.configure for face in faces],
             tap=self._tap,
             settings_changed=life.settings_changed,
         )
@@ -244,9 +248,11 @@ class Node:
         await pools.start()
         role.follow(pools)
         try:
-            await face.start()
+            for face in faces:
+                await face.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(part.run()) for part in (pools, local, sync, watches)]
+                tasks += [group.create_task(face.run()) for face in faces]
                 if sinks := self.plugins.metrics_sinks():
                     tasks.append(group.create_task(MetricsFeed(self._metrics, sinks).run()))
                 if not config.disable_coordinates:
@@ -265,7 +271,8 @@ class Node:
                 for task in tasks:
                     task.cancel()
         finally:
-            await face.stop()
+            for face in faces:
+                await face.stop()
             pools.close()
             self.plugins.close()
 

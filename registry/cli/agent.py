@@ -1,7 +1,7 @@
 """`agent`: run an agent in the foreground.
 
-The one command that is more than a client: here the agent is handed the HTTP face, which stands
-above it and which it does not know.
+The one command that is more than a client: here the agent is handed its faces, which stand above
+it and which it does not know.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from registry.goflags import HelpWanted
 def agent(call: Invocation) -> int:
     from registry.agent.flags import agent_help
     from registry.agent.main import run_agent
+    from registry.dns import DnsServer
     from registry.errors import RegistryError
     from registry.http.change_data import show_record
     from registry.http.server import HttpServer
@@ -21,7 +22,7 @@ def agent(call: Invocation) -> int:
     try:
         return run_agent(
             call.arguments,
-            make_face=HttpServer,
+            make_faces=(HttpServer, DnsServer),
             render_watch=render_watch,
             show_record=show_record,
         )

@@ -158,6 +158,10 @@ class HttpServer:
             name = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
         logger.info("Started HTTP server: address=%s tls=%s", name, str(listener.tls).lower())
 
+    async def run(self) -> None:
+        """Nothing more than what its connections do."""
+        await asyncio.get_running_loop().create_future()
+
     async def stop(self) -> None:
         """Close the listeners, let requests under way end for a moment, then cancel them."""
         if self._sweeper is not None:

@@ -20,6 +20,7 @@ from registry.hooks import (
     CheckType,
     CliCommand,
     DefinitionSource,
+    DnsFilter,
     HttpMiddleware,
     HttpRoute,
     KvValidator,
@@ -318,6 +319,11 @@ class Plugins:
             shared_names=False,
         )
         return [each for each in found if isinstance(each, guards.GuardedPanel)]
+
+    def dns_filters(self) -> list[DnsFilter]:
+        return self._collect(
+            "registry_dns_filters", DnsFilter, lambda it: it.name, guards.guard_dns_filter
+        )
 
     def cli_commands(self) -> list[CliCommand]:
         return self._collect(

@@ -29,6 +29,9 @@ from registry.hooks import (
     CheckType,
     CliCommand,
     DefinitionSource,
+    DnsAnswer,
+    DnsFilter,
+    DnsQuestion,
     HttpAnswer,
     HttpCall,
     HttpMiddleware,
@@ -60,6 +63,10 @@ HANDLER_LIMIT_S = 60.0
 
 #: What stands around a request; its client waits for it.
 AROUND_LIMIT_S = 2.0
+
+#: Choosing among the answers to a question over DNS, which is asked again elsewhere after a few
+#: seconds.
+FILTER_LIMIT_S = 1.0
 
 #: Changing one definition; whoever registers waits for it.
 TRANSFORM_LIMIT_S = 2.0
@@ -427,6 +434,30 @@ def guard_panel(panel: UiPanel, record: PluginRecord) -> UiPanel:
 
 
 _OF_PANEL = UiPanel.__struct_fields__
+
+
+def guard_dns_filter(chooser: DnsFilter, record: PluginRecord) -> DnsFilter:
+    """Its function becomes async, raises nothing, and gives only what it was shown."""
+    hook = "registry_dns_filters"
+
+    async def choose(question: DnsQuestion, answers: Sequence[DnsAnswer]) -> Sequence[DnsAnswer]:
+        shown = {(each.node, each.service_id): each for each in answers}
+        try:
+            chosen: object = await record.call_guarded(
+                hook, chooser.filter, question, list(answers), limit_s=FILTER_LIMIT_S
+            )
+        except RegistryError:
+            return answers
+        if not isinstance(chosen, Sequence):
+            record.failed(hook, f"gave {type(chosen).__name__}, expected a sequence of DnsAnswer")
+            return answers
+        kept = [(each.node, each.service_id) for each in chosen if isinstance(each, DnsAnswer)]
+        if len(kept) < len(chosen) or len({*kept}) < len(kept) or not shown.keys() >= {*kept}:
+            record.failed(hook, "gave something else than the answers it was shown, each once")
+            return answers
+        return [shown[key] for key in kept]
+
+    return replace(chooser, filter=choose)
 
 
 def guard_command(command: CliCommand, record: PluginRecord) -> CliCommand:

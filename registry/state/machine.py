@@ -19,6 +19,7 @@ import msgspec
 
 from registry.errors import Corrupt, Rejected
 from registry.state import (
+    addresses,
     catalog,
     config_entries,
     coordinates,
@@ -45,6 +46,7 @@ FAMILIES: Final = (
     locks,
     txn,
     catalog,
+    addresses,
     health,
     prepared,
     coordinates,

@@ -24,6 +24,7 @@ from registry.agent.flags import parse_agent_flags
 from registry.agent.loading import load_flags, selection_of
 from registry.agent.logs import LogTap
 from registry.agent.node import Node
+from registry.dns import DnsServer
 from registry.http.change_data import show_record
 from registry.http.server import HttpServer
 from registry.http.watch_data import render_watch
@@ -92,7 +93,7 @@ async def agent_in_process(
             loaded,
             flags=flags,
             plugins=loaded_plugins,
-            make_face=HttpServer,
+            make_faces=(HttpServer, DnsServer),
             render_watch=render_watch,
             show_record=show_record,
             tap=LogTap(),

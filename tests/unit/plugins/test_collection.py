@@ -191,7 +191,8 @@ def test_registry_cli_commands(plugins: Plugins) -> None:
 
 def test_every_hook_has_a_test_named_after_it() -> None:
     folders = [
-        Path(__file__).parent.parent / name for name in ("plugins", "server", "http", "agent")
+        Path(__file__).parent.parent / name
+        for name in ("plugins", "server", "http", "dns", "agent")
     ]
     files = [path for folder in folders for path in folder.glob("test_*.py")]
     tests = "".join(path.read_text() for path in files)

@@ -1,0 +1,264 @@
+"""Questions out of packets, and replies into them, cut to the size that the client takes.
+
+Records are written one after another by ourselves, since what fits has to be told record by record,
+and since dnspython's messages sort records into sets, which have no order of their own. Names and
+the data of records are dnspython's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import dns.flags
+import dns.message
+from dns.edns import ECSOption
+from dns.name import Name
+from dns.opcode import Opcode
+from dns.rcode import Rcode
+from dns.rdataclass import RdataClass
+from dns.rdatatype import RdataType
+
+from registry.dns.records import Answer, Record, distinct
+from registry.dns.resolver import Question, Reply
+from registry.dns.rules import Rules
+
+HEADER_BYTES = 12
+
+#: What a client takes over UDP that says nothing about it (RFC 1035, 4.2.1).
+UDP_BYTES = 512
+
+#: The longest message over TCP, and the largest datagram there is.
+MESSAGE_BYTES_MAX = 0xFFFF
+DATAGRAM_BYTES_MAX = 65507
+
+#: Records of an answer that is not cut by its size.
+RECORDS_MAX = 4096
+SRV_RECORDS_MAX = 1024
+
+_HEADER = struct.Struct("!HHHHHH")
+_RECORD = struct.Struct("!HHIH")
+
+_QUERY_FLAGS = dns.flags.RD | dns.flags.CD
+
+
+class Unanswerable(Exception):
+    """A packet that gets no answer: it is no message, or itself an answer."""
+
+
+class Malformed(Exception):
+    """A packet that is answered with no more than a code."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question as it came."""
+
+    message: dns.message.Message
+    question: Question
+    rdclass: int
+    over_tcp: bool
+
+    @property
+    def payload(self) -> int:
+        """The size that the client says it takes over UDP; 0 when it says nothing."""
+        return self.message.payload if self.message.edns >= 0 else 0
+
+
+def read_question(packet: bytes, client: str, *, over_tcp: bool) -> Asked:
+    """Raises `Unanswerable`, or `Malformed` with the answer to give."""
+    if len(packet) < HEADER_BYTES or packet[2] & 0x80:
+        raise Unanswerable
+    if packet[2] >> 3 & 0x0F != Opcode.QUERY:
+        raise Malformed(_refusal(packet, Rcode.NOTIMP))
+    try:
+        message = dns.message.from_wire(packet, keyring=False, ignore_trailing=True)
+    except Exception as problem:
+        # Whatever it stumbles over was sent to us.
+        raise Malformed(_refusal(packet, Rcode.FORMERR)) from problem
+    if len(message.question) != 1:
+        raise Malformed(_refusal(packet, Rcode.FORMERR))
+    asked = message.question[0]
+    subnet = _subnet(message)
+    question = Question(
+        asked.name,
+        asked.rdtype,
+        client,
+        subnet.address if subnet is not None else "",
+        message.edns >= 0,
+    )
+    return Asked(message, question, asked.rdclass, over_tcp)
+
+
+def _refusal(packet: bytes, rcode: Rcode) -> bytes:
+    """The header alone, as an answer: nothing else of the packet was understood."""
+    number, flags = struct.unpack_from("!HH", packet)
+    flags = dns.flags.QR | (flags & (0x7800 | dns.flags.RD)) | rcode
+    return _HEADER.pack(number, flags, 0, 0, 0, 0)
+
+
+def _subnet(message: dns.message.Message) -> ECSOption | None:
+    found = (each for each in message.options if isinstance(each, ECSOption))
+    return next(found, None) if message.edns >= 0 else None
+
+
+def failure(asked: Asked, rcode: Rcode, rules: Rules) -> bytes:
+    """An answer that says no more than what is wrong."""
+    return _written(asked, Reply(rcode=rcode), [], [], rules, ours=False, truncated=False)
+
+
+def written(asked: Asked, reply: Reply, rules: Rules) -> bytes:
+    """A reply about a name of ours as a packet, cut to what the client takes.
+
+    Records are left out from the end, each with what was to be said about it besides. If not even
+    the first one fits with all of that, what is besides is left out.
+    """
+    is_plain = not asked.over_tcp and not asked.payload
+    limit = _size_limit(asked)
+    kept = reply.answers[: _count_limit(asked, rules)]
+    kept = _fitting(asked, reply, kept, limit, compress=rules.compress and not is_plain)
+    extra = _besides(kept, reply)
+    while True:
+        truncated = rules.truncate and len(kept) < len(reply.answers)
+        packet = _written(asked, reply, kept, extra, rules, ours=True, truncated=truncated)
+        size = _plain_size(asked, reply, kept, extra) if is_plain else len(packet)
+        if size <= limit or not (kept or extra):
+            return packet
+        # The measure is exact but for names that are shortened by others, which is seldom wrong.
+        if len(kept) > 1:
+            kept = kept[: len(kept) - 1 - len(kept) // 32]
+            extra = _besides(kept, reply)
+        elif extra:
+            extra = extra[:-1]
+        else:
+            kept = []
+
+
+def _size_limit(asked: Asked) -> int:
+    if asked.over_tcp:
+        return MESSAGE_BYTES_MAX
+    return min(max(UDP_BYTES, asked.payload), DATAGRAM_BYTES_MAX)
+
+
+def _count_limit(asked: Asked, rules: Rules) -> int:
+    if not asked.over_tcp and not asked.payload:
+        return rules.udp_answer_limit
+    return SRV_RECORDS_MAX if asked.question.rdtype == RdataType.SRV else RECORDS_MAX
+
+
+def _besides(answers: Sequence[Answer], reply: Reply) -> list[Record]:
+    about = [record for each in answers for record in each.additional]
+    return distinct([*about, *reply.additional])
+
+
+def _fitting(
+    asked: Asked, reply: Reply, answers: list[Answer], limit: int, *, compress: bool
+) -> list[Answer]:
+    """As many answers from the first as fit, one at least, with what is said besides."""
+    packet = _Packet(compress=compress)
+    packet.question(asked)
+    for record in reply.authority:
+        packet.add(record)
+    left = limit - _option_bytes(asked, reply)
+    seen: set[Record] = set()
+    for count, answer in enumerate(answers):
+        packet.add(answer.record)
+        for record in answer.additional:
+            if record not in seen:
+                seen.add(record)
+                packet.add(record)
+        if packet.size > left:
+            return answers[: max(count, 1)]
+    return answers
+
+
+def _plain_size(asked: Asked, reply: Reply, kept: Sequence[Answer], extra: Sequence[Record]) -> int:
+    """The size without any compression, which is what counts where 512 bytes are the limit."""
+    packet = _Packet(compress=False)
+    packet.question(asked)
+    for record in (*(each.record for each in kept), *reply.authority, *extra):
+        packet.add(record)
+    return packet.size + _option_bytes(asked, reply)
+
+
+def _written(
+    asked: Asked,
+    reply: Reply,
+    kept: Sequence[Answer],
+    extra: Sequence[Record],
+    rules: Rules,
+    *,
+    ours: bool,
+    truncated: bool,
+) -> bytes:
+    packet = _Packet(compress=rules.compress)
+    packet.question(asked)
+    for record in (*(each.record for each in kept), *reply.authority, *extra):
+        packet.add(record)
+    option = _option(asked, reply)
+    flags = dns.flags.QR | (asked.message.flags & _QUERY_FLAGS) | (reply.rcode & 0x0F)
+    flags |= dns.flags.AA if ours else 0
+    flags |= dns.flags.TC if truncated else 0
+    flags |= dns.flags.RA if rules.recursors else 0
+    additional = len(extra) + (1 if option else 0)
+    counts = (1, len(kept), len(reply.authority), additional)
+    return packet.finish(asked.message.id, flags, counts) + option
+
+
+def _option(asked: Asked, reply: Reply) -> bytes:
+    """The OPT record, with the client's size and subnet as they came; empty for a client that sent
+    none. The subnet's scope says for whom else the answer holds (RFC 7871, 7.2.1)."""
+    message = asked.message
+    if message.edns < 0:
+        return b""
+    data = b""
+    if (subnet := _subnet(message)) is not None:
+        scope = subnet.srclen if reply.depends_on_subnet else 0
+        value = ECSOption(subnet.address, subnet.srclen, scope).to_wire() or b""
+        data = struct.pack("!HH", subnet.otype, len(value)) + value
+    extended = reply.rcode >> 4 << 24
+    return b"\0" + _RECORD.pack(RdataType.OPT, message.payload, extended, len(data)) + data
+
+
+def _option_bytes(asked: Asked, reply: Reply) -> int:
+    return len(_option(asked, reply))
+
+
+class _Packet:
+    """A packet that is being written; its header comes last."""
+
+    def __init__(self, *, compress: bool) -> None:
+        self._out = BytesIO()
+        self._out.write(bytes(HEADER_BYTES))
+        #: Where names are that later ones may point to.
+        self._names: dict[Name, int] | None = {} if compress else None
+
+    @property
+    def size(self) -> int:
+        return self._out.tell()
+
+    def question(self, asked: Asked) -> None:
+        asked.question.name.to_wire(self._out, self._names)
+        self._out.write(struct.pack("!HH", asked.question.rdtype, asked.rdclass))
+
+    def add(self, record: Record) -> None:
+        out, data = self._out, record.data
+        record.owner.to_wire(out, self._names)
+        out.write(_RECORD.pack(data.rdtype, RdataClass.IN, record.ttl, 0))
+        start = out.tell()
+        data.to_wire(out, self._names)
+        end = out.tell()
+        out.seek(start - 2)
+        out.write(struct.pack("!H", end - start))
+        out.seek(end)
+
+    def finish(self, number: int, flags: int, counts: tuple[int, int, int, int]) -> bytes:
+        self._out.seek(0)
+        self._out.write(_HEADER.pack(number, flags, *counts))
+        return self._out.getvalue()

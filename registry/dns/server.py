@@ -1,0 +1,243 @@
+"""The listeners: UDP and TCP on every configured address, on the loop that is running."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import socket
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, cast
+
+from registry.agent.config import AgentConfig
+from registry.agent.facade import AgentFacade
+from registry.dns.answering import Answerer
+from registry.errors import ConfigError
+
+logger = logging.getLogger("registry.dns")
+
+#: Questions over UDP that are being answered or wait for their turn; more are dropped, and asked
+#: again by those who wait. While no leader is known each may take seconds.
+QUESTIONS_MAX = 2048
+
+#: Connections over TCP; one more is closed at once. They are for answers that are too long for
+#: UDP, so few are open at a time.
+CONNECTIONS_MAX = 512
+
+#: How long a connection may be silent, or take to bring or fetch one message (RFC 7766, 6.2.3).
+IDLE_S = 10.0
+
+BACKLOG = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    address: str
+    port: int = 0
+
+
+def configured_listeners(config: AgentConfig) -> list[Listen]:
+    return [Listen(address, config.ports.dns) for address in config.listen_addresses("dns")]
+
+
+class DnsServer:
+    """Serves the names of one agent.
+
+    `start` opens every listener or none: it raises `ConfigError` with one line that names the
+    address and says what to do. `run` answers, until it is cancelled. `stop` closes the listeners.
+    `listeners` replaces what the configuration says, for tests.
+    """
+
+    def __init__(self, agent: AgentFacade, *, listeners: list[Listen] | None = None) -> None:
+        self.listeners = configured_listeners(agent.config) if listeners is None else listeners
+        filters = agent.plugins.dns_filters() if agent.plugins is not None else []
+        self.answerer = Answerer(agent, filters)
+        self._waiting: deque[_Datagram] = deque()
+        self._arrived = asyncio.Event()
+        self._under_way = 0
+        self._connections = 0
+        self._transports: list[asyncio.BaseTransport] = []
+        self._accepting: list[socket.socket] = []
+        #: What is listened on, once started.
+        self.addresses: list[tuple[str, int]] = []
+
+    @property
+    def port(self) -> int:
+        """The port of the first listener, 0 when there is none."""
+        return next((port for _, port in self.addresses), 0)
+
+    def configure(self, agent: AgentFacade) -> None:
+        """Take over what may change without a restart. Raises `ConfigError`."""
+        self.answerer.configure(agent)
+
+    async def start(self) -> None:
+        try:
+            for listener in self.listeners:
+                await self._listen(listener)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self, listener: Listen) -> None:
+        loop = asyncio.get_running_loop()
+        stream = open_socket(listener, socket.SOCK_STREAM)
+        self._accepting.append(stream)
+        host, port = stream.getsockname()[:2]
+        stream.listen(BACKLOG)
+        datagrams = open_socket(Listen(listener.address, port), socket.SOCK_DGRAM)
+        transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
+        self._transports.append(transport)
+        self.addresses.append((host, port))
+        name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for network in ("tcp", "udp"):
+            logger.info("Started DNS server: address=%s network=%s", name, network)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for each in self._accepting:
+                group.create_task(self._accept(each, group), name="dns-accept")
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while self._waiting and self._under_way < QUESTIONS_MAX:
+                    self._under_way += 1
+                    group.create_task(self._answer(self._waiting.popleft()))
+
+    async def stop(self) -> None:
+        for transport in self._transports:
+            transport.close()
+        for each in self._accepting:
+            each.close()
+        self._transports.clear()
+        self._accepting.clear()
+        self._waiting.clear()
+
+    # UDP
+
+    def received(self, datagram: _Datagram) -> None:
+        if len(self._waiting) + self._under_way < QUESTIONS_MAX:
+            self._waiting.append(datagram)
+            self._arrived.set()
+
+    async def _answer(self, datagram: _Datagram) -> None:
+        try:
+            client = datagram.client[:2]
+            answer = await self.answerer.answer(datagram.packet, client, over_tcp=False)
+            if answer is not None and not datagram.transport.is_closing():
+                datagram.transport.sendto(answer, datagram.client)
+        except OSError as problem:
+            logger.debug("answer was not sent: error=%s", problem.strerror)
+        finally:
+            self._under_way -= 1
+
+    # TCP
+
+    async def _accept(self, listening: socket.socket, group: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, client = await loop.sock_accept(listening)
+            except OSError as problem:
+                if problem.errno in (errno.EBADF, errno.EINVAL):
+                    return  # closed by `stop`
+                # Out of files, or a client that is gone already.
+                await asyncio.sleep(0.1)
+                continue
+            if self._connections >= CONNECTIONS_MAX:
+                connection.close()
+                continue
+            self._connections += 1
+            group.create_task(self._converse(connection, client[:2]), name="dns-connection")
+
+    async def _converse(self, connection: socket.socket, client: tuple[str, int]) -> None:
+        """Answer what comes over a connection, one after another, until it ends or is silent."""
+        try:
+            reader, writer = await asyncio.open_connection(sock=connection)
+            try:
+                while await self._exchange(reader, writer, client):
+                    pass
+            finally:
+                # What was not fetched in time is not waited for any longer.
+                writer.transport.abort()
+        except (asyncio.IncompleteReadError, OSError, TimeoutError):
+            return
+        finally:
+            self._connections -= 1
+            connection.close()
+
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: tuple[str, int]
+    ) -> bool:
+        """One question and its answer; False for what is no question. Raises `TimeoutError`."""
+        async with asyncio.timeout(IDLE_S):
+            size = int.from_bytes(await reader.readexactly(2))
+            packet = await reader.readexactly(size)
+        answer = await self.answerer.answer(packet, client, over_tcp=True)
+        if answer is None:
+            return False
+        writer.write(len(answer).to_bytes(2) + answer)
+        async with asyncio.timeout(IDLE_S):
+            await writer.drain()
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Datagram:
+    packet: bytes
+    client: tuple[Any, ...]
+    transport: asyncio.DatagramTransport
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """One UDP listener: hands over what comes."""
+
+    def __init__(self, server: DnsServer) -> None:
+        self._server = server
+        self._transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)  # uvloop has its own class
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        assert self._transport is not None
+        self._server.received(_Datagram(data, addr, self._transport))
+
+    def error_received(self, exc: Exception) -> None:
+        """A client was not there any more for an earlier answer: no matter."""
+
+
+def open_socket(listener: Listen, kind: socket.SocketKind) -> socket.socket:
+    """A bound socket. Raises `ConfigError` that names the address and the remedy."""
+    ip = ipaddress.ip_address(listener.address.strip("[]"))
+    family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
+    sock = socket.socket(family, kind)
+    try:
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections inherit it: an answer must not wait for a delayed ACK.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not ip.is_unspecified))
+        sock.bind((str(ip), listener.port))
+        sock.setblocking(False)
+    except OSError as problem:
+        sock.close()
+        network = "TCP" if kind == socket.SOCK_STREAM else "UDP"
+        where = f"{listener.address}:{listener.port} ({network})"
+        raise ConfigError(f"cannot listen on {where}: {_reason(problem)}", field=KEY) from problem
+    return sock
+
+
+KEY = "ports.dns"
+
+_REASONS = {
+    errno.EADDRINUSE: "the port is taken; stop the other program or choose another port",
+    errno.EADDRNOTAVAIL: "no interface of this host has that address",
+    errno.EACCES: "no permission for that port",
+}
+
+
+def _reason(problem: OSError) -> str:
+    return _REASONS.get(problem.errno or 0) or problem.strerror or str(problem)
