@@ -40,6 +40,11 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
+#: Marks a field of a plugin's settings as secret, whatever its name: `Annotated[str, Secret]`. What
+#: shows settings says "hidden" in its place, as for names like "secret", "token" and "password".
+Secret = msgspec.Meta(extra={"secret": True})
+
+
 class CheckResult(msgspec.Struct, frozen=True):
     """Outcome of one run of a check: "passing", "warning" or "critical", and what to show."""
 

@@ -46,6 +46,7 @@ from registry.http.operations import (
     Refusal,
 )
 from registry.http.options import argument, json_body, shows
+from registry.plugins.shown_settings import shown_unread
 
 routes = Routes()
 
@@ -108,6 +109,8 @@ class PluginObject(TypedDict):
     TimeMs: float
     Outstanding: int
     LeftAlone: dict[str, float]
+    Configured: bool
+    Settings: dict[str, Any] | None
 
 
 class MetricsObject(TypedDict):
@@ -145,13 +148,21 @@ async def self_(request: ApiRequest) -> ApiResponse:
                 "Server": agent.config.server,
                 "Version": COMPATIBLE_VERSION,
             },
-            "DebugConfig": shown_config(agent.config),
+            "DebugConfig": {**shown_config(agent.config), "Plugins": _shown_plugins(agent)},
             "Coord": _coordinate(agent),
             "Member": _member(agent.membership.local_member()),
             "Stats": statistics(agent),
             "Meta": {"consul-network-segment": "", **agent.config.node_meta},
         }
     )
+
+
+def _shown_plugins(agent: AgentFacade) -> dict[str, Any]:
+    """The `plugins` section; of settings those in force, which plugins' types have completed."""
+    section = agent.config.plugins
+    unread = {name: shown_unread(given) for name, given in section.settings.items()}
+    in_force = agent.plugins.shown_settings() if agent.plugins is not None else {}
+    return {**shown_config(section), "Settings": {**unread, **in_force}}
 
 
 def _coordinate(agent: AgentFacade) -> CoordinateView | None:

@@ -34,6 +34,7 @@ from registry.plugins import guards
 from registry.plugins.discovery import Found, in_directories, installed
 from registry.plugins.record import Counters, PluginRecord
 from registry.plugins.settings import SETTINGS_KEY, PluginSelection, read_settings
+from registry.plugins.shown_settings import shown_settings
 from registry.plugins.threads import CLOSE_LIMIT_S, PluginThreads
 
 logger = logging.getLogger("registry.plugins")
@@ -175,6 +176,16 @@ class Plugins:
     def settings_of(self, name: str) -> msgspec.Struct | None:
         """The plugin's settings in force; None without any."""
         return (self._settings or {}).get(name)
+
+    def shown_settings(self) -> dict[str, dict[str, Any]]:
+        """All settings in force by plugin, as data for JSON and without secrets."""
+        shown = {}
+        for name, settings in (self._settings or {}).items():
+            try:
+                shown[name] = shown_settings(settings)
+            except Exception as problem:  # a report must not fail for what one plugin has defined
+                logger.warning("settings cannot be shown plugin=%s error=%s", name, problem)
+        return shown
 
     def is_configured(self, record: PluginRecord) -> bool:
         """False while a plugin waits for settings that it cannot do without."""
@@ -331,8 +342,20 @@ class Plugins:
         )
 
     def report(self) -> list[dict[str, Any]]:
-        """Every plugin as plain data, for `GET /v1/agent/plugins`; in the order of loading."""
-        return [record.report() for record in self._records.values()]
+        """Every plugin as plain data, for `GET /v1/agent/plugins`; in the order of loading.
+
+        `Settings` are null where a plugin has none, or waits for those that it cannot do without:
+        then it is not `Configured`.
+        """
+        shown = self.shown_settings()
+        return [
+            {
+                **record.report(),
+                "Configured": self.is_configured(record),
+                "Settings": shown.get(record.name),
+            }
+            for record in self._records.values()
+        ]
 
     # -- insides
 

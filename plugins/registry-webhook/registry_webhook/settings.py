@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from registry.hooks import Secret
+
 from .signing import SIGNATURE_HEADER, TIMESTAMP_HEADER
 
 #: Headers that say what the body is; nobody else may set them.
@@ -17,7 +19,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """`url` and `secret` have no default: without them the plugin does nothing."""
 
     url: str
-    secret: Annotated[str, msgspec.Meta(min_length=16)]
+    secret: Annotated[str, Secret, msgspec.Meta(min_length=16)]
     kinds: tuple[Literal["kv", "node", "service", "check", "member"], ...] = (
         "kv",
         "node",
@@ -27,7 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     #: Beginnings of the keys of the KV store that are told; none: all keys.
     prefixes: tuple[str, ...] = ()
-    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    headers: dict[str, Annotated[str, Secret]] = msgspec.field(default_factory=dict)
     #: For one request; a delivery as a whole has a minute.
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=30)] = 10.0
     #: Changes in one request.

@@ -5,16 +5,24 @@ import io
 import logging
 import sys
 import tarfile
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import msgspec
 import pytest
 
-from registry.agent.config import Acl, AgentConfig, HttpConfig, Telemetry, Tokens
+from registry.agent.config import (
+    Acl,
+    AgentConfig,
+    HttpConfig,
+    PluginsSection,
+    Telemetry,
+    Tokens,
+)
 from registry.agent.events import UserEvent
 from registry.agent.reload import ReloadReport
 from registry.errors import ConfigError
+from registry.hooks import Secret, hookimpl
 from registry.http.agent_info import shown_config
 from registry.http.limits import Deadlines
 from registry.http.server import HttpServer
@@ -75,6 +83,34 @@ def test_secrets_are_not_shown() -> None:
     assert shown["Telemetry"]["CirconusApiToken"] == "hidden"
     assert shown["KeyFile"] == "/k"
     assert shown["ACL"]["EnableTokenReplication"] is False
+
+
+class Keys(msgspec.Struct, frozen=True):
+    code: Annotated[str, Secret]
+    count: int = 3
+
+
+class WithSettings:
+    @hookimpl
+    def registry_settings(self) -> type[Keys]:
+        return Keys
+
+
+async def test_settings_of_plugins_are_shown_without_secrets(serve: Any) -> None:
+    plugins = Plugins()
+    plugins.add("mine", WithSettings())
+    given = {"mine": {"code": "1234"}, "gone": {"token": "5678", "n": 1}}
+    plugins.configure(plugins.judged_settings({"mine": given["mine"]}))
+    section = PluginsSection(settings=given)
+    config = AgentConfig(node_name="node1", plugins=section)
+    async with session_of(await serve(config=config, plugins=plugins)) as session:
+        shown = (await session.get("/v1/agent/self")).json()
+        (report,) = (await session.get("/v1/agent/plugins")).json()
+    assert shown["DebugConfig"]["Plugins"]["Settings"] == {
+        "mine": {"code": "hidden", "count": 3},
+        "gone": {"token": "hidden", "n": 1},
+    }
+    assert report["Settings"] == {"code": "hidden", "count": 3}
 
 
 @pytest.mark.parametrize(
