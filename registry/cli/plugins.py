@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from registry.cli import new_plugin
@@ -22,24 +25,44 @@ if TYPE_CHECKING:
     from registry.hooks import CliCommand
 
 
+#: What every hook's name begins with.
+_PREFIX = "registry_"
+#: Room that the hooks have however narrow the terminal is: the longest name.
+_HOOKS_MIN = 20
+#: Columns and lines where nobody looks: whoever reads the output has a plugin in each line.
+_NO_TERMINAL = (1 << 16, 24)
+
+
 def plugins_list(call: Invocation) -> int:
     try:
         found = call.client.get("/v1/agent/plugins").json()
     except RegistryError as problem:
         raise CommandError(f"Error listing plugins: {problem}") from problem
-    rows = [["Plugin", "Version", "Hooks", "Calls", "Errors"]]
-    rows += [
-        [
-            plugin["Name"],
-            plugin["Version"] or "-",
-            ",".join(plugin["Hooks"]),
-            str(plugin["Calls"]),
-            str(len(plugin["Errors"])),
-        ]
-        for plugin in found
-    ]
-    say(table(rows))
+    say(listing(found, shutil.get_terminal_size(fallback=_NO_TERMINAL).columns))
     return 0
+
+
+def listing(plugins: Sequence[dict[str, Any]], width: int) -> str:
+    """The plugins as a table. Hooks are wrapped so that lines have at most `width` characters, as
+    far as the other columns leave room for them."""
+    rows = [["Plugin", "Version", "Calls", "Errors", "Hooks"]]
+    hooks = []
+    for plugin in plugins:
+        rows.append(
+            [
+                plugin["Name"],
+                plugin["Version"] or "-",
+                str(plugin["Calls"]),
+                str(plugin["ErrorCount"]),
+            ]
+        )
+        hooks.append(", ".join(hook.removeprefix(_PREFIX) for hook in plugin["Hooks"]))
+    used = sum(max(len(row[at]) for row in rows) + 2 for at in range(4))
+    lines = [rows[0]]
+    for row, text in zip(rows[1:], hooks, strict=True):
+        first, *more = textwrap.wrap(text, max(width - used, _HOOKS_MIN)) or ["-"]
+        lines += [[*row, first], *(["", "", "", "", line] for line in more)]
+    return table(lines)
 
 
 def info(call: Invocation) -> int:
@@ -61,10 +84,19 @@ def _describe(plugin: dict[str, Any]) -> None:
         ["Version", plugin["Version"] or "-"],
         ["Source", plugin["Source"]],
         ["Calls", f"{plugin['Calls']}, {plugin['TimeMs']} ms in all"],
+        *_settings(plugin),
         *(["Hook", hook] for hook in plugin["Hooks"]),
         *(["Error", str(error)] for error in plugin["Errors"]),
     ]
     say(table(rows))
+
+
+def _settings(plugin: dict[str, Any]) -> list[list[str]]:
+    # An older agent tells nothing of settings.
+    if not plugin.get("Configured", True):
+        return [["Settings", f"none: it waits for plugins.settings.{plugin['Name']}"]]
+    settings: dict[str, Any] = plugin.get("Settings") or {}
+    return [["Setting", f"{name} = {json.dumps(value)}"] for name, value in settings.items()]
 
 
 def check(call: Invocation) -> int:
