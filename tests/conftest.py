@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 pytest_plugins = ["registry.testing.pytest_plugin"]
@@ -13,3 +15,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the transcripts in testdata/ anew with what the code does now",
     )
+
+
+def pytest_configure() -> None:
+    """Programs that tests start can be interrupted, even where the tests run in the background:
+    a shell has what it starts there ignore these signals, and that is inherited."""
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)

@@ -179,6 +179,12 @@ def test_hole_in_what_was_synced_is_refused(two_logs: Path) -> None:
     assert {path.name for path in log_files(two_logs)} <= set(before)
 
 
+def copy_if_there(source: str, target: str) -> None:
+    """After a flush the engine deletes logs in the background, at any moment."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy2(source, target)
+
+
 def test_old_log_that_is_no_longer_needed_may_be_anything(two_logs: Path) -> None:
     """A crash can leave a log whose content is in tables already, without its neighbours."""
     with contextlib.closing(RocksStore.open(two_logs)) as store:
@@ -187,7 +193,7 @@ def test_old_log_that_is_no_longer_needed_may_be_anything(two_logs: Path) -> Non
         store.sync()
         number = int(log_files(two_logs)[-1].stem)
         copy = two_logs.with_name("copy of copy")
-        shutil.copytree(two_logs, copy)
+        shutil.copytree(two_logs, copy, copy_function=copy_if_there)
     leftover = copy / f"{number - 3:06}.log"
     leftover.write_bytes(record(FULL, batch(7, 1)) + b"damaged")
     assert content(copy)[-1] == b"new"
