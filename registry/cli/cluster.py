@@ -35,7 +35,7 @@ def members(call: Invocation) -> int:
     if segment or not call["wan"]:
         parameters["segment"] = segment or "_all"
     try:
-        found = call.client.get("/v1/agent/members", parameters).json()
+        found = call.client.get("/v1/agent/members", parameters).json() or []
     except RegistryError as problem:
         raise CommandError(f"Error retrieving members: {problem}") from problem
     shown = [member for member in found if wanted.fullmatch(STATUS_NAMES[member["Status"]])]

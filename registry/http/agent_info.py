@@ -277,7 +277,7 @@ def _member(member: Member) -> dict[str, Any]:
                 ),
             ),
         ),
-        answers=shows(list[MemberObject]),
+        answers=shows(list[MemberObject] | None),
     ),
 )
 async def members(request: ApiRequest) -> ApiResponse:
@@ -286,7 +286,8 @@ async def members(request: ApiRequest) -> ApiResponse:
         raise HttpError(400, "Cannot provide a segment with wan=true")
     if segment not in ("", "_all"):
         raise HttpError(500, NO_SEGMENTS)
-    return json_response([_member(one) for one in request.agent.membership.members(wan=wan)])
+    shown = [_member(one) for one in request.agent.membership.members(wan=wan)]
+    return json_response(shown or None)  # null for a pool that this agent is not in
 
 
 @routes.put(

@@ -40,6 +40,9 @@ from registry.http.surroundings import Surroundings
 
 logger = logging.getLogger("registry.http")
 
+#: Of a longer URL the log shows the beginning: anybody could fill the disk with a few requests.
+_SHOWN_URL_MAX = 2048
+
 BLOCKED = "Endpoint is blocked by agent configuration"
 RESTRICTED = "Access is restricted"
 
@@ -294,6 +297,8 @@ def _shown_url(request: ApiRequest, incoming: Incoming) -> str:
         url = url.replace(token, "<hidden>") if token else url + "<hidden>"
     if request.pattern.startswith("/v1/acl/") and request.argument:
         url = url.replace(request.argument.partition("/")[0], "<hidden>")
+    if len(url) > _SHOWN_URL_MAX:
+        url = f"{url[:_SHOWN_URL_MAX]}…({len(url)} characters)"
     return url
 
 

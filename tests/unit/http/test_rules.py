@@ -302,6 +302,16 @@ async def test_request_lines_hide_tokens(
     assert "Request error: method=GET url=/v1/acl/token/<hidden> from=127.0.0.1:" in text
 
 
+async def test_of_a_long_url_the_log_shows_the_beginning(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG", "registry.http"):
+        await client.get("/v1/kv/" + "k" * 9_000)
+    (line,) = (text for text in caplog.messages if "url=" in text)
+    assert "kkk…(9007 characters) from=" in line
+    assert len(line) < 2_500
+
+
 async def test_the_front_page_and_the_robots_file(client: httpx.AsyncClient) -> None:
     assert (await client.get("/")).text == "Consul Agent"
     assert "Disallow: /" in (await client.get("/robots.txt")).text
