@@ -130,9 +130,10 @@ def written(asked: Asked, reply: Reply, rules: Rules) -> bytes:
         size = _plain_size(asked, reply, kept, extra) if is_plain else len(packet)
         if size <= limit or not (kept or extra):
             return packet
-        # The measure is exact but for names that are shortened by others, which is seldom wrong.
+        # The measure took for short what is only short near the begin of a packet: a name can be
+        # pointed to in its first 16 KiB.
         if len(kept) > 1:
-            kept = kept[: len(kept) - 1 - len(kept) // 32]
+            kept = kept[: min(len(kept) - 1, len(kept) * limit // size)]
             extra = _besides(kept, reply)
         elif extra:
             extra = extra[:-1]
