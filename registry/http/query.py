@@ -399,7 +399,8 @@ async def _execute(request: ApiRequest, name: str) -> ApiResponse:
         agent_node=request.agent.node_name,
         connect="connect" in request.query and request.query.get("connect") != "false",
     )
-    ran = await prepared_queries.execute(request.agent, query, _unwaiting(request))
+    options = _unwaiting(request)  # first: `?dc` has the request served by another agent
+    ran = await prepared_queries.execute(request.agent, query, options)
     meta = ran.meta
     execution: Execution = _found(request, query, meta)
     instances = list(execution.instances)
