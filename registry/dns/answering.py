@@ -68,8 +68,9 @@ class Answerer:
             rules = Rules.from_config(agent.config, filtering=bool(self._filters))
         except ValueError as problem:
             raise ConfigError(str(problem), field="domain") from problem
+        # `use_cache` changes nothing: what is read each time is younger than anything cached.
         given = agent.config.dns_config
-        self._agent, self.rules = agent, rules
+        self.agent, self.rules = agent, rules
         self._resolver = Resolver(rules, self._chance)
         self._options = ReadOptions(
             mode="stale" if given.allow_stale else "default",
@@ -163,15 +164,15 @@ class Answerer:
     def _serving(self, datacenter: str) -> AgentFacade:
         """This agent as it serves a datacenter. Raises `NoPath`."""
         if not datacenter or datacenter == self.rules.datacenter:
-            return self._agent
-        agent = self._agent.elsewhere(datacenter)
+            return self.agent
+        agent = self.agent.elsewhere(datacenter)
         if agent is None:
             raise NoPath
         return agent
 
     def _count(self, result: ReadResult) -> None:
         if result.mode == "stale" and result.last_contact_ms > STALE_MS:
-            self._agent.metrics.count("dns.stale_queries")
+            self.agent.metrics.count("dns.stale_queries")
 
     async def _chosen(self, step: Choose) -> list[InstanceHealth]:
         """What all plugins let through, each shown what those before it did."""

@@ -1,8 +1,7 @@
 """Questions out of packets, and replies into them, cut to the size that the client takes.
 
-Records are written one after another by ourselves, since what fits has to be told record by record,
-and since dnspython's messages sort records into sets, which have no order of their own. Names and
-the data of records are dnspython's.
+Packets are read by dnspython. Records are written one after another by ourselves: what fits has to
+be told record by record, and dnspython's messages sort records into sets, which have no order.
 """
 
 from __future__ import annotations
@@ -10,18 +9,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import dns.flags
 import dns.message
 from dns.edns import ECSOption
-from dns.name import Name
 from dns.opcode import Opcode
 from dns.rcode import Rcode
 from dns.rdataclass import RdataClass
 from dns.rdatatype import RdataType
 
-from registry.dns.records import Answer, Record, distinct
+from registry.dns.records import Answer, Labels, Record, distinct
 from registry.dns.resolver import Question, Reply
 from registry.dns.rules import Rules
 
@@ -40,6 +37,9 @@ SRV_RECORDS_MAX = 1024
 
 _HEADER = struct.Struct("!HHHHHH")
 _RECORD = struct.Struct("!HHIH")
+
+#: The two bits that tell a pointer, and what the others cannot tell any more.
+_POINTER, _POINTER_MAX = 0xC000, 0x4000
 
 _QUERY_FLAGS = dns.flags.RD | dns.flags.CD
 
@@ -110,7 +110,8 @@ def _subnet(message: dns.message.Message) -> ECSOption | None:
 
 def failure(asked: Asked, rcode: Rcode, rules: Rules) -> bytes:
     """An answer that says no more than what is wrong."""
-    return _written(asked, Reply(rcode=rcode), [], [], rules, ours=False, truncated=False)
+    reply = Reply(rcode=rcode)
+    return _written(asked, reply, [], [], _option(asked, reply), rules, ours=False)
 
 
 def written(asked: Asked, reply: Reply, rules: Rules) -> bytes:
@@ -122,23 +123,28 @@ def written(asked: Asked, reply: Reply, rules: Rules) -> bytes:
     is_plain = not asked.over_tcp and not asked.payload
     limit = _size_limit(asked)
     kept = reply.answers[: _count_limit(asked, rules)]
-    kept = _fitting(asked, reply, kept, limit, compress=rules.compress and not is_plain)
     extra = _besides(kept, reply)
+    option = _option(asked, reply)
+    size = _full_size(asked, reply, kept, extra, option)
+    if size > limit:
+        compress = rules.compress and not is_plain
+        kept = _fitting(asked, reply, kept, limit - len(option), compress=compress)
     while True:
-        truncated = rules.truncate and len(kept) < len(reply.answers)
-        packet = _written(asked, reply, kept, extra, rules, ours=True, truncated=truncated)
-        size = _plain_size(asked, reply, kept, extra) if is_plain else len(packet)
-        if size <= limit or not (kept or extra):
+        extra = _besides(kept, reply)
+        packet = _written(asked, reply, kept, extra, option, rules, ours=True)
+        size = _full_size(asked, reply, kept, extra, option) if is_plain else len(packet)
+        if size <= limit:
             return packet
         # The measure took for short what is only short near the begin of a packet: a name can be
         # pointed to in its first 16 KiB.
         if len(kept) > 1:
             kept = kept[: min(len(kept) - 1, len(kept) * limit // size)]
-            extra = _besides(kept, reply)
-        elif extra:
-            extra = extra[:-1]
-        else:
+            continue
+        while extra and size > limit:
+            size -= _size_of(extra.pop())
+        if size > limit:
             kept = []
+        return _written(asked, reply, kept, extra, option, rules, ours=True)
 
 
 def _size_limit(asked: Asked) -> int:
@@ -162,30 +168,33 @@ def _fitting(
     asked: Asked, reply: Reply, answers: list[Answer], limit: int, *, compress: bool
 ) -> list[Answer]:
     """As many answers from the first as fit, one at least, with what is said besides."""
-    packet = _Packet(compress=compress)
-    packet.question(asked)
-    for record in reply.authority:
-        packet.add(record)
-    left = limit - _option_bytes(asked, reply)
+    packet = _Packet(asked, compress=compress)
+    packet.add(*reply.authority)
     seen: set[Record] = set()
     for count, answer in enumerate(answers):
         packet.add(answer.record)
-        for record in answer.additional:
-            if record not in seen:
-                seen.add(record)
-                packet.add(record)
-        if packet.size > left:
+        packet.add(*(record for record in answer.additional if record not in seen))
+        seen.update(answer.additional)
+        if packet.size > limit:
             return answers[: max(count, 1)]
     return answers
 
 
-def _plain_size(asked: Asked, reply: Reply, kept: Sequence[Answer], extra: Sequence[Record]) -> int:
+def _full_size(
+    asked: Asked, reply: Reply, kept: Sequence[Answer], extra: Sequence[Record], option: bytes
+) -> int:
     """The size without any compression, which is what counts where 512 bytes are the limit."""
-    packet = _Packet(compress=False)
-    packet.question(asked)
-    for record in (*(each.record for each in kept), *reply.authority, *extra):
-        packet.add(record)
-    return packet.size + _option_bytes(asked, reply)
+    question = HEADER_BYTES + _name_size(asked.question.name.labels) + 4
+    records = (*(each.record for each in kept), *reply.authority, *extra)
+    return question + sum(map(_size_of, records)) + len(option)
+
+
+def _size_of(record: Record) -> int:
+    return _name_size(record.owner) + _RECORD.size + len(record.data)
+
+
+def _name_size(labels: Labels) -> int:
+    return sum(map(len, labels)) + len(labels)
 
 
 def _written(
@@ -193,23 +202,19 @@ def _written(
     reply: Reply,
     kept: Sequence[Answer],
     extra: Sequence[Record],
+    option: bytes,
     rules: Rules,
     *,
     ours: bool,
-    truncated: bool,
 ) -> bytes:
-    packet = _Packet(compress=rules.compress)
-    packet.question(asked)
-    for record in (*(each.record for each in kept), *reply.authority, *extra):
-        packet.add(record)
-    option = _option(asked, reply)
+    packet = _Packet(asked, compress=rules.compress)
+    packet.add(*(each.record for each in kept), *reply.authority, *extra)
     flags = dns.flags.QR | (asked.message.flags & _QUERY_FLAGS) | (reply.rcode & 0x0F)
     flags |= dns.flags.AA if ours else 0
-    flags |= dns.flags.TC if truncated else 0
+    flags |= dns.flags.TC if rules.truncate and len(kept) < len(reply.answers) else 0
     flags |= dns.flags.RA if rules.recursors else 0
-    additional = len(extra) + (1 if option else 0)
-    counts = (1, len(kept), len(reply.authority), additional)
-    return packet.finish(asked.message.id, flags, counts) + option
+    counts = (1, len(kept), len(reply.authority), len(extra) + bool(option))
+    return packet.finish(_HEADER.pack(asked.message.id, flags, *counts)) + option
 
 
 def _option(asked: Asked, reply: Reply) -> bytes:
@@ -227,39 +232,40 @@ def _option(asked: Asked, reply: Reply) -> bytes:
     return b"\0" + _RECORD.pack(RdataType.OPT, message.payload, extended, len(data)) + data
 
 
-def _option_bytes(asked: Asked, reply: Reply) -> int:
-    return len(_option(asked, reply))
-
-
 class _Packet:
     """A packet that is being written; its header comes last."""
 
-    def __init__(self, *, compress: bool) -> None:
-        self._out = BytesIO()
-        self._out.write(bytes(HEADER_BYTES))
+    def __init__(self, asked: Asked, *, compress: bool) -> None:
+        self._out = bytearray(HEADER_BYTES)
         #: Where names are that later ones may point to.
-        self._names: dict[Name, int] | None = {} if compress else None
+        self._names: dict[Labels, int] | None = {} if compress else None
+        self._name(asked.question.name.labels)
+        self._out += struct.pack("!HH", asked.question.rdtype, asked.rdclass)
 
     @property
     def size(self) -> int:
-        return self._out.tell()
+        return len(self._out)
 
-    def question(self, asked: Asked) -> None:
-        asked.question.name.to_wire(self._out, self._names)
-        self._out.write(struct.pack("!HH", asked.question.rdtype, asked.rdclass))
+    def add(self, *records: Record) -> None:
+        for record in records:
+            self._name(record.owner)
+            data = record.data
+            self._out += _RECORD.pack(record.rdtype, RdataClass.IN, record.ttl, len(data)) + data
 
-    def add(self, record: Record) -> None:
-        out, data = self._out, record.data
-        record.owner.to_wire(out, self._names)
-        out.write(_RECORD.pack(data.rdtype, RdataClass.IN, record.ttl, 0))
-        start = out.tell()
-        data.to_wire(out, self._names)
-        end = out.tell()
-        out.seek(start - 2)
-        out.write(struct.pack("!H", end - start))
-        out.seek(end)
+    def _name(self, labels: Labels) -> None:
+        """A name, its end replaced by a pointer to where it stands already (RFC 1035, 4.1.4)."""
+        out, names = self._out, self._names
+        for at, label in enumerate(labels):
+            if names is not None and label:
+                end = labels[at:]
+                if (place := names.get(end)) is not None:
+                    out += (_POINTER | place).to_bytes(2)
+                    return
+                if len(out) < _POINTER_MAX:
+                    names[end] = len(out)
+            out.append(len(label))
+            out += label
 
-    def finish(self, number: int, flags: int, counts: tuple[int, int, int, int]) -> bytes:
-        self._out.seek(0)
-        self._out.write(_HEADER.pack(number, flags, *counts))
-        return self._out.getvalue()
+    def finish(self, header: bytes) -> bytes:
+        self._out[:HEADER_BYTES] = header
+        return bytes(self._out)

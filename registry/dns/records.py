@@ -1,33 +1,31 @@
-"""Nodes and instances as DNS records (surface 5.2)."""
+"""Nodes and instances as DNS records (surface 5.2).
+
+Data is made in the form in which it is sent: a busy service has hundreds of records, which are
+made, compared, measured and written for each question.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dns.name import Name
-from dns.rdata import Rdata
-from dns.rdataclass import RdataClass
 from dns.rdatatype import RdataType
-from dns.rdtypes.ANY.CNAME import CNAME
-from dns.rdtypes.ANY.NS import NS
-from dns.rdtypes.ANY.PTR import PTR
-from dns.rdtypes.ANY.SOA import SOA
-from dns.rdtypes.ANY.TXT import TXT
-from dns.rdtypes.IN.A import A
-from dns.rdtypes.IN.AAAA import AAAA
-from dns.rdtypes.IN.SRV import SRV
 
 from registry.agent.config import Soa
 from registry.dns.names import labels_of
 from registry.state.catalog_records import CRITICAL, PASSING, Node
 from registry.state.health import InstanceHealth
 
-_IN = RdataClass.IN
+#: A name as its labels; the last one, the root's, is empty.
+Labels = tuple[bytes, ...]
 
 #: A character string in a TXT record (RFC 1035, 3.3.14).
 _TXT_BYTES_MAX = 255
+
+#: The longest name, with the lengths of its labels (RFC 1035, 2.3.4).
+NAME_BYTES_MAX = 255
 
 #: The longest time that a record can say, in seconds (RFC 2181, section 8).
 TTL_MAX = 2**31 - 1
@@ -39,11 +37,18 @@ _BARE = "rfc1035-"
 _WAN = "wan"
 
 
+_SRV = struct.Struct("!HHH")
+_SOA = struct.Struct("!IIIII")
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    owner: Name
+    """`data` is uncompressed; names in it are never shortened."""
+
+    owner: Labels
     ttl: int  # seconds
-    data: Rdata
+    rdtype: int
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,58 +93,57 @@ def ip_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def address_record(owner: Name, ttl: int, text: str) -> Record | None:
+def address_record(owner: Labels, ttl: int, text: str) -> Record | None:
     """A or AAAA; None when `text` is no IP address."""
     ip = ip_of(text)
     if ip is None:
         return None
-    if ip.version == 4:
-        return Record(owner, ttl, A(_IN, RdataType.A, str(ip)))
-    # Without a scope, which means something on one host only.
-    return Record(owner, ttl, AAAA(_IN, RdataType.AAAA, str(ip).partition("%")[0]))
+    return Record(owner, ttl, RdataType.A if ip.version == 4 else RdataType.AAAA, ip.packed)
 
 
 def fits(record: Record, rdtype: int) -> bool:
     """Whether an address answers a question of this type: any does, but for the other family."""
-    return rdtype not in (RdataType.A, RdataType.AAAA) or record.data.rdtype == rdtype
+    return rdtype not in (RdataType.A, RdataType.AAAA) or record.rdtype == rdtype
 
 
-def srv_record(owner: Name, ttl: int, weight: int, port: int, target: Name) -> Record:
+def srv_record(owner: Labels, ttl: int, weight: int, port: int, target: Labels) -> Record:
     # The catalog takes any number.
     weight, port = (min(max(0, each), 0xFFFF) for each in (weight, port))
-    return Record(owner, ttl, SRV(_IN, RdataType.SRV, 1, weight, port, target))
+    data = _SRV.pack(1, weight, port) + name_bytes(target)
+    return Record(owner, ttl, RdataType.SRV, data)
 
 
-def alias_record(owner: Name, ttl: int, target: Name) -> Record:
-    return Record(owner, ttl, CNAME(_IN, RdataType.CNAME, target))
+def alias_record(owner: Labels, ttl: int, target: Labels) -> Record:
+    return Record(owner, ttl, RdataType.CNAME, name_bytes(target))
 
 
-def pointer_record(owner: Name, target: Name) -> Record:
-    return Record(owner, 0, PTR(_IN, RdataType.PTR, target))
+def pointer_record(owner: Labels, target: Labels) -> Record:
+    return Record(owner, 0, RdataType.PTR, name_bytes(target))
 
 
-def server_record(zone: Name, ttl: int, target: Name) -> Record:
-    return Record(zone, ttl, NS(_IN, RdataType.NS, target))
+def server_record(zone: Labels, ttl: int, target: Labels) -> Record:
+    return Record(zone, ttl, RdataType.NS, name_bytes(target))
 
 
-def soa_record(zone: Name, soa: Soa, now_s: int) -> Record:
+def soa_record(zone: Labels, soa: Soa, now_s: int) -> Record:
     """The serial number is the time: every answer may be another."""
-    primary, mailbox = below(zone, b"ns"), below(zone, b"hostmaster")
-    assert primary is not None
-    assert mailbox is not None
-    serial = now_s & 0xFFFFFFFF
+    names = name_bytes((b"ns", *zone)) + name_bytes((b"hostmaster", *zone))
     times = [min(each, TTL_MAX) for each in (soa.refresh, soa.retry, soa.expire, soa.min_ttl)]
-    return Record(zone, times[3], SOA(_IN, RdataType.SOA, primary, mailbox, serial, *times))
+    data = names + _SOA.pack(now_s & 0xFFFFFFFF, *times)
+    return Record(zone, times[3], RdataType.SOA, data)
 
 
-def below(zone: Name, *labels: bytes) -> Name | None:
+def name_bytes(labels: Labels) -> bytes:
+    return b"".join([bytes((len(label),)) + label for label in labels])
+
+
+def below(zone: Labels, *labels: bytes) -> Labels | None:
     """A name in a domain; None when it would be too long."""
-    if sum(len(label) + 1 for label in (*labels, *zone.labels)) > 255:
-        return None
-    return Name((*labels, *zone.labels))
+    name = (*labels, *zone)
+    return name if sum(map(len, name)) + len(name) <= NAME_BYTES_MAX else None
 
 
-def name_below(zone: Name, name: str, kind: str, datacenter: str) -> Name | None:
+def name_below(zone: Labels, name: str, kind: str, datacenter: str) -> Labels | None:
     """`NAME.KIND.DC.DOMAIN`; None when DNS has no form for it."""
     labels, home = labels_of(name), labels_of(datacenter)
     if labels is None or home is None:
@@ -147,16 +151,16 @@ def name_below(zone: Name, name: str, kind: str, datacenter: str) -> Name | None
     return below(zone, *labels, kind.encode(), *home)
 
 
-def address_name(zone: Name, text: str, datacenter: str) -> Name | None:
+def address_name(zone: Labels, text: str, datacenter: str) -> Labels | None:
     """`HEXADECIMAL.addr.DC.DOMAIN`, which stands for an address."""
     ip = ip_of(text)
     return None if ip is None else name_below(zone, ip.packed.hex(), "addr", datacenter)
 
 
-def meta_records(owner: Name, ttl: int, meta: dict[str, str] | None) -> list[Record]:
+def meta_records(owner: Labels, ttl: int, meta: dict[str, str] | None) -> list[Record]:
     """A TXT record for each pair of a node's metadata."""
     return [
-        Record(owner, ttl, TXT(_IN, RdataType.TXT, _strings(_spelt(key, value))))
+        Record(owner, ttl, RdataType.TXT, _strings(_spelt(key, value)))
         for key, value in sorted((meta or {}).items())
     ]
 
@@ -174,10 +178,12 @@ def _spelt(key: str, value: str) -> str:
     return f"{blanks[0]}{quoted}{blanks[1]}={value.replace('`', '``')}"
 
 
-def _strings(text: str) -> list[bytes]:
+def _strings(text: str) -> bytes:
+    """Text as strings that each begin with their length."""
     raw = text.encode("utf-8", "replace")
     cuts = range(0, len(raw) or 1, _TXT_BYTES_MAX)
-    return [raw[at : at + _TXT_BYTES_MAX] for at in cuts]
+    parts = [raw[at : at + _TXT_BYTES_MAX] for at in cuts]
+    return b"".join([bytes((len(part),)) + part for part in parts])
 
 
 def is_critical(instance: InstanceHealth) -> bool:

@@ -56,7 +56,7 @@ async def behind(name: Name, rdtype: int, rules: Rules) -> list[Record]:
     if answer is None:
         return []
     return [
-        Record(each.name, each.ttl, data)
+        Record(each.name.labels, each.ttl, each.rdtype, data.to_wire() or b"")
         for each in answer.answer
         for data in each
         if each.rdtype in _ALIAS_TYPES

@@ -38,6 +38,7 @@ from registry.dns.names import (
 from registry.dns.records import (
     TTL_MAX,
     Answer,
+    Labels,
     Place,
     Record,
     address_name,
@@ -175,11 +176,11 @@ class Resolver:
         if question.rdtype in _TRANSFERS:
             return Reply(rcode=Rcode.NOTIMP)
         lookup = parse(question.name, zone, question.rdtype)
-        soa = soa_record(zone, self.rules.soa, now_s)
+        soa = soa_record(zone.labels, self.rules.soa, now_s)
         unknown = Reply(authority=[soa], rcode=Rcode.NXDOMAIN)
         if lookup is None:
             return unknown
-        asked = _Asked(question, lookup, zone, soa, unknown, now_s, depth)
+        asked = _Asked(question, lookup, zone.labels, soa, unknown, now_s, depth)
         if lookup.kind is Kind.ADDRESS:
             return self._address(asked)
         try:
@@ -229,7 +230,7 @@ class Resolver:
             return asked.unknown
         if rdtype not in _NODE_TYPES:
             return Reply()
-        owner, ttl = asked.question.name, self.rules.node_ttl
+        owner, ttl = asked.owner, self.rules.node_ttl
         meta = meta_records(owner, ttl, found.node.meta)
         records: list[Record] = []
         if rdtype in _ADDRESS_TYPES:
@@ -295,21 +296,21 @@ class Resolver:
         shown = ":".join(text[at : at + 4] for at in range(0, 32, 4))
         if len(packed) == 4:
             shown = ".".join(map(str, packed))
-        record = address_record(asked.question.name, self.rules.node_ttl, shown)
+        record = address_record(asked.owner, self.rules.node_ttl, shown)
         assert record is not None
-        if asked.question.rdtype in (record.data.rdtype, RdataType.ANY):
+        if asked.question.rdtype in (record.rdtype, RdataType.ANY):
             return Reply([Answer(record)])
         return Reply(additional=[record])
 
     def _reverse(self, question: Question, address: str) -> Generator[Step, Any, Reply | None]:
         owners: AddressOwners = yield Read(FindAddress(address=address))
-        zone = self.rules.domains[0]
+        zone = self.rules.domains[0].labels
         named = [(each, "node") for each in owners.nodes]
         named += [(each, "service") for each in owners.services]
         for name, kind in named:
             target = name_below(zone, name, kind, self.rules.datacenter)
             if target is not None:
-                return Reply([Answer(pointer_record(question.name, target))])
+                return Reply([Answer(pointer_record(question.name.labels, target))])
         return None
 
     # Instances
@@ -336,7 +337,7 @@ class Resolver:
     ) -> Generator[Step, Any, list[Answer]]:
         """One record for each address. A name is only given, alone, when there is no address:
         an alias goes with nothing else (RFC 1034, 3.6.2)."""
-        owner, rdtype = asked.question.name, asked.question.rdtype
+        owner, rdtype = asked.owner, asked.question.rdtype
         wan = self._is_wan(asked.lookup)
         places = [place_of(each, wan=wan) for each in found]
         addresses = [address_record(owner, ttl, each.address) for each in places]
@@ -357,7 +358,7 @@ class Resolver:
             target = self._target(asked, each.node, place)
             if target is None:
                 continue
-            record = srv_record(asked.question.name, ttl, weight_of(each), place.port, target)
+            record = srv_record(asked.owner, ttl, weight_of(each), place.port, target)
             if record in answers:
                 continue
             about: list[Record] = []
@@ -370,7 +371,7 @@ class Resolver:
             answers[record] = Answer(record, tuple(about))
         return list(answers.values())
 
-    def _target(self, asked: _Asked, node: Node, place: Place) -> Name | None:
+    def _target(self, asked: _Asked, node: Node, place: Place) -> Labels | None:
         """The name that an SRV record leads to; None when there is none to give."""
         if ip_of(place.address) is None:
             return _host(place.address)
@@ -383,7 +384,7 @@ class Resolver:
 
     def _at(self, asked: _Asked, ttl: int, address: str) -> Generator[Step, Any, list[Record]]:
         """The records of the name asked for when it is at this address, which may be a name."""
-        owner, rdtype = asked.question.name, asked.question.rdtype
+        owner, rdtype = asked.owner, asked.question.rdtype
         record = address_record(owner, ttl, address)
         if record is not None:
             return [record] if fits(record, rdtype) else []
@@ -395,16 +396,17 @@ class Resolver:
         return [alias_record(owner, ttl, target), *found]
 
     def _behind(
-        self, asked: _Asked, target: Name, rdtype: int
+        self, asked: _Asked, target: Labels, rdtype: int
     ) -> Generator[Step, Any, list[Record]]:
         """What a name is: our own, or looked up elsewhere."""
-        zone = zone_of(target, self.rules.domains)
+        name = Name(target)
+        zone = zone_of(name, self.rules.domains)
         if zone is None:
-            found: list[Record] = yield Recurse(target, rdtype)
+            found: list[Record] = yield Recurse(name, rdtype)
         elif asked.depth >= ALIAS_DEPTH_MAX:
             found = []
         else:
-            question = replace(asked.question, name=target, rdtype=rdtype)
+            question = replace(asked.question, name=name, rdtype=rdtype)
             reply = yield from self._ours(question, zone, asked.now_s, depth=asked.depth + 1)
             found = [each.record for each in reply.answers]
         return found if asked.question.has_edns else found[:ALIAS_RECORDS_MAX]
@@ -421,17 +423,21 @@ class _Asked:
 
     question: Question
     lookup: Lookup
-    zone: Name
+    zone: Labels
     soa: Record
     unknown: Reply
     now_s: int
     depth: int  # aliases that were followed
 
+    @property
+    def owner(self) -> Labels:
+        return self.question.name.labels
 
-def _host(text: str) -> Name | None:
+
+def _host(text: str) -> Labels | None:
     """The name of a host that was registered as an address; None when it is none."""
     try:
-        return domain_name(text) if text else None
+        return domain_name(text).labels if text else None
     except ValueError:
         return None
 

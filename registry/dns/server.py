@@ -58,7 +58,7 @@ class DnsServer:
         self._arrived = asyncio.Event()
         self._under_way = 0
         self._connections = 0
-        self._transports: list[asyncio.BaseTransport] = []
+        self._datagrams: list[_Datagrams] = []
         self._accepting: list[socket.socket] = []
         #: What is listened on, once started.
         self.addresses: list[tuple[str, int]] = []
@@ -87,8 +87,8 @@ class DnsServer:
         host, port = stream.getsockname()[:2]
         stream.listen(BACKLOG)
         datagrams = open_socket(Listen(listener.address, port), socket.SOCK_DGRAM)
-        transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
-        self._transports.append(transport)
+        _, protocol = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
+        self._datagrams.append(protocol)
         self.addresses.append((host, port))
         name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         for network in ("tcp", "udp"):
@@ -106,11 +106,12 @@ class DnsServer:
                     group.create_task(self._answer(self._waiting.popleft()))
 
     async def stop(self) -> None:
-        for transport in self._transports:
-            transport.close()
-        for each in self._accepting:
-            each.close()
-        self._transports.clear()
+        """The ports are free when it returns."""
+        for stream in self._accepting:
+            stream.close()
+        for datagrams in self._datagrams:
+            await datagrams.close()
+        self._datagrams.clear()
         self._accepting.clear()
         self._waiting.clear()
 
@@ -196,9 +197,18 @@ class _Datagrams(asyncio.DatagramProtocol):
     def __init__(self, server: DnsServer) -> None:
         self._server = server
         self._transport: asyncio.DatagramTransport | None = None
+        self._closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)  # uvloop has its own class
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed.set()
+
+    async def close(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+        await self._closed.wait()
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         assert self._transport is not None
@@ -226,11 +236,11 @@ def open_socket(listener: Listen, kind: socket.SocketKind) -> socket.socket:
         sock.close()
         network = "TCP" if kind == socket.SOCK_STREAM else "UDP"
         where = f"{listener.address}:{listener.port} ({network})"
-        raise ConfigError(f"cannot listen on {where}: {_reason(problem)}", field=KEY) from problem
+        raise ConfigError(
+            f"cannot listen on {where}: {_reason(problem)}", field="ports.dns"
+        ) from problem
     return sock
 
-
-KEY = "ports.dns"
 
 _REASONS = {
     errno.EADDRINUSE: "the port is taken; stop the other program or choose another port",

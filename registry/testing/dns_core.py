@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dns.name
+import dns.rdata
 import dns.rdatatype
 import msgspec
+from dns.name import Name
 from dns.rcode import Rcode
+from dns.rdataclass import RdataClass
+from dns.rdatatype import RdataType
 
 from registry.agent.config import AgentConfig, DnsConfig
 from registry.agent.prepared_queries import Ran
@@ -108,5 +112,13 @@ class DnsCore:
 
 
 def shown(record: Record) -> str:
-    kind = dns.rdatatype.to_text(record.data.rdtype)
-    return f"{record.owner.to_text()} {record.ttl} {kind} {record.data.to_text()}"
+    owner, kind = Name(record.owner).to_text(), RdataType.make(record.rdtype).name
+    return f"{owner} {record.ttl} {kind} {data_of(record)}"
+
+
+def data_of(record: Record) -> str:
+    """The data of a record as text."""
+    data = dns.rdata.from_wire(
+        RdataClass.IN, RdataType.make(record.rdtype), record.data, 0, len(record.data)
+    )
+    return data.to_text()

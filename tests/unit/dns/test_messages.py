@@ -30,7 +30,7 @@ from registry.dns.resolver import Reply
 from registry.dns.rules import Rules
 
 NAME = dns.name.from_text("web.service.consul.")
-CONSUL = dns.name.from_text("consul.")
+OWNER = NAME.labels
 
 
 def rules(recursors: tuple[str, ...] = (), **more: Any) -> Rules:
@@ -43,18 +43,18 @@ def asked(rdtype: str = "A", *, over_tcp: bool = False, **more: Any) -> Asked:
 
 
 def addresses(count: int) -> Reply:
-    found = [address_record(NAME, 0, f"10.0.{at // 250}.{at % 250}") for at in range(count)]
+    found = [address_record(OWNER, 0, f"10.0.{at // 250}.{at % 250}") for at in range(count)]
     return Reply([Answer(each) for each in found if each is not None])
 
 
 def services(count: int, meta_bytes: int = 0) -> Reply:
     answers = []
     for number in range(count):
-        target = dns.name.from_text(f"node{number}.node.dc1.consul.")
+        target = dns.name.from_text(f"node{number}.node.dc1.consul.").labels
         address = address_record(target, 0, f"10.0.{number // 250}.{number % 250}")
         assert address is not None
         meta = meta_records(target, 0, {"k": "v" * meta_bytes} if meta_bytes else None)
-        record = srv_record(NAME, 0, 1, 80, target)
+        record = srv_record(OWNER, 0, 1, 80, target)
         answers.append(Answer(record, (address, *meta)))
     return Reply(answers)
 
@@ -131,7 +131,7 @@ def test_what_is_besides_goes_before_the_last_answer() -> None:
 
 
 def test_an_answer_that_never_fits() -> None:
-    reply = Reply([Answer(each) for each in meta_records(NAME, 0, {"k": "v" * 600})])
+    reply = Reply([Answer(each) for each in meta_records(OWNER, 0, {"k": "v" * 600})])
     packet = written(asked("TXT"), reply, rules(enable_truncate=True))
     assert counts(packet) == (0, 0)
     assert read(packet).flags & dns.flags.TC
@@ -267,6 +267,6 @@ def _read_or_refused(packet: bytes) -> None:
 
 
 def test_records_can_be_told_apart() -> None:
-    one, two = (address_record(CONSUL, 0, text) for text in ("10.0.0.1", "10.0.0.1"))
+    one, two = (address_record(OWNER, 0, text) for text in ("10.0.0.1", "10.0.0.1"))
     assert isinstance(one, Record)
     assert one == two

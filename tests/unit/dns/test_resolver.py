@@ -175,7 +175,7 @@ def test_srv_of_an_instance_with_an_address_of_its_own(core: DnsCore) -> None:
 
 
 def test_srv_of_a_name(core: DnsCore) -> None:
-    host = dns.name.from_text("host.example.com")
+    host = dns.name.from_text("host.example.com").labels
     found = address_record(host, 30, "192.0.2.1")
     assert found is not None
     core.known = {"host.example.com.": [found]}
@@ -256,7 +256,8 @@ def test_an_alias_in_our_domain_is_followed(core: DnsCore) -> None:
 
 
 def test_an_alias_of_others_is_asked_of_recursors(core: DnsCore) -> None:
-    host, real = dns.name.from_text("host.example.com"), dns.name.from_text("real.example.com")
+    host = dns.name.from_text("host.example.com").labels
+    real = dns.name.from_text("real.example.com").labels
     found = [address_record(real, 30, f"192.0.2.{number}") for number in range(8)]
     records = [alias_record(host, 60, real), *(each for each in found if each is not None)]
     core.known = {"host.example.com.": records}
