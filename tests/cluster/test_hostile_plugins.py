@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import dns.asyncquery
+import dns.message
 import msgspec
 import pytest
 
@@ -25,6 +27,7 @@ from registry.hooks import (
     ChangeSink,
     CheckType,
     DefinitionSource,
+    DnsFilter,
     HttpMiddleware,
     HttpRoute,
     KvValidator,
@@ -150,6 +153,11 @@ def hostile(act: Callable[[], Any]) -> dict[str, Any]:
         def registry_ui_panels(self) -> list[UiPanel]:
             return [UiPanel(slug="hostile", title="Hostile", render=self.now)]
 
+    class Filters(Misbehaviour):
+        @hookimpl
+        def registry_dns_filters(self) -> list[DnsFilter]:
+            return [DnsFilter(name="hostile", filter=self.soon)]
+
     class Starts(Misbehaviour):
         @hookimpl
         async def registry_start(self, context: Any) -> Any:
@@ -182,7 +190,7 @@ def hostile(act: Callable[[], Any]) -> dict[str, Any]:
 
     kinds = (
         Checks, Sources, Transforms, Handlers, Sinks, Validators, Routes, Middleware, Auth, Metrics,
-        Panels, Starts, Changes, Stops, Collected,
+        Panels, Filters, Starts, Changes, Stops, Collected,
     )  # fmt: skip
     return {kind.__name__.lower(): kind(act) for kind in kinds}
 
@@ -201,6 +209,7 @@ def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, names in (
         (guards, ("READ_LIMIT_S", "DELIVERY_LIMIT_S", "TRANSFORM_LIMIT_S", "VALIDATE_LIMIT_S")),
         (guards, ("AROUND_LIMIT_S", "HANDLER_LIMIT_S", "METRICS_LIMIT_S", "PANEL_LIMIT_S")),
+        (guards, ("FILTER_LIMIT_S",)),
         (lifecycle, ("START_LIMIT_S", "CHANGED_LIMIT_S", "STOP_LIMIT_S")),
         (collection, ("COLLECT_LIMIT_S", "CLOSE_LIMIT_S")),
     ):
@@ -333,6 +342,10 @@ async def _go_through_everything(agent: InProcessAgent, plugins: dict[str, Any])
     assert (await http.get("/v1/agent/services")).json()["api"]["Port"] == 80
     checks = (await http.get("/v1/agent/checks")).json()
     assert checks["fine"]["Status"] == "passing"
+    # On a node of its own: a check of the agent's is critical.
+    body = {"Node": "other", "Address": "10.0.0.1", "Service": {"Service": "found", "Port": 80}}
+    assert (await http.put("/v1/catalog/register", json=body)).status_code == 200
+    await until(lambda: _is_found(agent, "found.service.consul"), "all answers, filtered or not")
     (sink,) = agent.plugins.metrics_sinks()
     await _quietly(sink.deliver([]))
     agent.write_config("settings.json", {"plugins": {"settings": {"changes": {"number": 1}}}})
@@ -344,6 +357,13 @@ async def _go_through_everything(agent: InProcessAgent, plugins: dict[str, Any])
     await until(lambda: plugins["handlers"].calls, "the watch")
     await until(lambda: plugins["sinks"].calls, "the changes")
     assert json.loads((await http.get("/v1/kv/k0")).text)[0]["Value"] == "MQ=="
+
+
+async def _is_found(agent: InProcessAgent, name: str) -> bool:
+    query = dns.message.make_query(name, "A")
+    port = agent.node.config.ports.dns
+    answer = await dns.asyncquery.udp(query, "127.0.0.1", timeout=5, port=port)
+    return len(answer.answer) == 1
 
 
 async def _quietly(call: Any) -> None:

@@ -145,6 +145,11 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         )
         line = refusal(*dev(f"-server-port={port}"), cwd=tmp_path)
         assert f"127.0.0.1:{port}" in line
+        line = refusal(*dev(f"-dns-port={port}"), cwd=tmp_path)
+        assert line == (
+            f"ports.dns: cannot listen on 127.0.0.1:{port} (TCP): the port is taken; "
+            "stop the other program or choose another port"
+        )
 
 
 def test_a_join_that_reaches_nobody(tmp_path: Path) -> None:
