@@ -50,27 +50,23 @@ STALE_MS = 5000
 class Answerer:
     """Turns packets into packets, with the reads of one agent."""
 
-    def __init__(
-        self,
-        agent: AgentFacade,
-        filters: Sequence[DnsFilter] = (),
-        *,
-        chance: random.Random | None = None,
-    ) -> None:
+    def __init__(self, agent: AgentFacade, *, chance: random.Random | None = None) -> None:
         """Raises `ConfigError` for a domain that is none."""
-        self._filters = tuple(filters)
         self._chance = chance or random.Random()
         self.configure(agent)
 
     def configure(self, agent: AgentFacade) -> None:
-        """Answer by the agent's present configuration from now on. Raises `ConfigError`."""
+        """Answer by the agent's present configuration and plugins from now on. Raises
+        `ConfigError`."""
+        filters = agent.plugins.dns_filters() if agent.plugins is not None else []
         try:
-            rules = Rules.from_config(agent.config, filtering=bool(self._filters))
+            rules = Rules.from_config(agent.config, filtering=bool(filters))
         except ValueError as problem:
             raise ConfigError(str(problem), field="domain") from problem
         # `use_cache` changes nothing: what is read each time is younger than anything cached.
         given = agent.config.dns_config
         self.agent, self.rules = agent, rules
+        self._filters: Sequence[DnsFilter] = filters
         self._resolver = Resolver(rules, self._chance)
         self._options = ReadOptions(
             mode="stale" if given.allow_stale else "default",

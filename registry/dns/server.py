@@ -52,8 +52,7 @@ class DnsServer:
 
     def __init__(self, agent: AgentFacade, *, listeners: list[Listen] | None = None) -> None:
         self.listeners = configured_listeners(agent.config) if listeners is None else listeners
-        filters = agent.plugins.dns_filters() if agent.plugins is not None else []
-        self.answerer = Answerer(agent, filters)
+        self.answerer = Answerer(agent)
         self._waiting: deque[_Datagram] = deque()
         self._arrived = asyncio.Event()
         self._under_way = 0
