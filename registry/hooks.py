@@ -12,9 +12,11 @@ nothing that is replicated ever depends on a plugin.
 
 No plugin code runs in the agent's own thread, but for the storage engine that the configuration
 names. Functions marked async run on an event loop that the plugin has to itself; others run in
-worker threads of the plugin and may block. Each call has a time limit. A name that is already there
-(a check type `http`, a route of the API) stays with its owner: built-in features first, then
-installed plugins by name, then directories.
+worker threads of the plugin and may block. Each call has a time limit. "Once at start" is later for
+a plugin that only a reload gives the settings that it needs: when they are there.
+
+A name that is already there (a check type `http`, a route of the API) stays with its owner:
+built-in features first, then installed plugins by name, then directories.
 """
 
 from __future__ import annotations

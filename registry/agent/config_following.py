@@ -8,7 +8,7 @@ into it.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 from watchfiles import Change, awatch
@@ -22,11 +22,12 @@ DEBOUNCE_MS, STEP_MS = 200, 50
 class ConfigPaths:
     """The files and directories that configuration is read from."""
 
-    def __init__(self, paths: Sequence[str], suffixes: Collection[str]) -> None:
+    def __init__(self, paths: Sequence[str], suffixes: Callable[[], Collection[str]]) -> None:
+        """`suffixes` gives those of the formats that there are now, which a reload may add to."""
         existing = [Path(path).absolute() for path in paths if Path(path).exists()]
         self._directories = {path for path in existing if path.is_dir()}
         self._files = {path for path in existing if not path.is_dir()}
-        self._suffixes = frozenset(suffixes)
+        self._suffixes = suffixes
 
     @property
     def watched(self) -> list[Path]:
@@ -39,7 +40,7 @@ class ConfigPaths:
             return True
         # A name that starts with ".." is how a mounted volume swaps all its files at once.
         swapped = path.name.startswith("..")
-        return path.parent in self._directories and (path.suffix in self._suffixes or swapped)
+        return path.parent in self._directories and (path.suffix in self._suffixes() or swapped)
 
 
 async def edits(paths: ConfigPaths) -> AsyncIterator[set[str]]:

@@ -147,7 +147,7 @@ def file_formats(plugins: Extensions | None) -> dict[str, Load]:
     return formats
 
 
-def plugin_selection(flags: AgentFlags) -> PluginSelection:
+def plugin_selection(flags: AgentFlags, formats: Mapping[str, Load] = FORMATS) -> PluginSelection:
     """Which plugins the files ask for, as far as it can be told without any plugin.
 
     Plugins are loaded before the configuration is read, since they may bring its formats; what is
@@ -155,7 +155,7 @@ def plugin_selection(flags: AgentFlags) -> PluginSelection:
     """
     sections = [
         section
-        for text, load in _readable(flags)
+        for text, load in _readable(flags, formats)
         if isinstance(section := _plugins_section(text, load), Mapping)
     ]
     selection = PluginSelection()
@@ -176,12 +176,14 @@ def selection_of(config: AgentConfig) -> PluginSelection:
     )
 
 
-def _readable(flags: AgentFlags) -> Iterator[tuple[tuple[Path, str], Load]]:
+def _readable(
+    flags: AgentFlags, formats: Mapping[str, Load]
+) -> Iterator[tuple[tuple[Path, str], Load]]:
     for given in flags.paths:
         with suppress(ConfigError, OSError, UnicodeDecodeError):
-            for path in list(find_files([given], flags.config_format, FORMATS)):
+            for path in list(find_files([given], flags.config_format, formats)):
                 suffix = f".{flags.config_format}" if flags.config_format else path.suffix.lower()
-                yield (path, path.read_text()), FORMATS[suffix]
+                yield (path, path.read_text()), formats[suffix]
     for fragment in flags.fragments:
         yield (Path("-hcl"), fragment), load_hcl
 

@@ -10,6 +10,7 @@ from typing import Any
 from registry.agent.metrics import INTERVAL_S, Metrics
 from registry.errors import RegistryError
 from registry.hooks import Metric, MetricsSink
+from registry.server.standing_tasks import StandingTasks
 
 logger = logging.getLogger("registry.agent")
 
@@ -17,15 +18,18 @@ logger = logging.getLogger("registry.agent")
 class MetricsFeed:
     """Tells sinks the last interval's metrics; their guards keep what goes wrong."""
 
-    def __init__(self, metrics: Metrics, sinks: Sequence[MetricsSink]) -> None:
+    def __init__(self, metrics: Metrics, sinks: Sequence[MetricsSink] = ()) -> None:
         self._metrics = metrics
-        self._sinks = list(sinks)
+        self._tasks = StandingTasks(self._feed)
+        self.replace(sinks)
+
+    def replace(self, sinks: Sequence[MetricsSink]) -> None:
+        """Tell these from now on."""
+        self._tasks.replace({sink.name: sink for sink in sinks})
 
     async def run(self) -> None:
         """Tell them until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for sink in self._sinks:
-                group.create_task(self._feed(sink))
+        await self._tasks.run()
 
     async def _feed(self, sink: MetricsSink) -> None:
         while True:

@@ -222,14 +222,23 @@ class Node:
             reload=self._not_yet,
             leave=self._leave,
             metrics=self._metrics,
-            wants_origin=any(sink.wants_origin for sink in self.plugins.change_sinks()),
+            wants_origin=self._wants_origin(),
             events=events,
             log_tap=self._tap,
             datacenters=role.datacenters,
         )
         watches = Watches(facade, self.plugins, render=self._render_watch)
         faces = [make(facade) for make in self._make_faces]
-        life = PluginLife(self.plugins, config, self.node_id, self.data_dir)
+        metrics_feed = MetricsFeed(self._metrics, self.plugins.metrics_sinks())
+
+        def follow_plugins() -> None:
+            role.use_plugins(self.plugins)
+            metrics_feed.replace(self.plugins.metrics_sinks())
+            facade.wants_origin = self._wants_origin()
+            for face in faces:
+                face.configure(facade)
+
+        life = PluginLife(self.plugins, config, self.node_id, self.data_dir, follow=follow_plugins)
         reloader = Reloader(
             self.loaded,
             flags=self._flags,
@@ -241,7 +250,7 @@ class Node:
             facts=lambda config: node_facts(config, self.node_id),
             reconfigure=[face.configure for face in faces],
             tap=self._tap,
-            settings_changed=life.settings_changed,
+            plugin_life=life,
         )
         facade.reload = reloader.reload
         await local.start(self.loaded.services, self.loaded.checks)
@@ -253,8 +262,7 @@ class Node:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(part.run()) for part in (pools, local, sync, watches)]
                 tasks += [group.create_task(face.run()) for face in faces]
-                if sinks := self.plugins.metrics_sinks():
-                    tasks.append(group.create_task(MetricsFeed(self._metrics, sinks).run()))
+                tasks.append(group.create_task(metrics_feed.run()))
                 if not config.disable_coordinates:
                     tasks.append(group.create_task(self._coordinates(facade, pools).run()))
                 if not config.disable_remote_exec:
@@ -275,6 +283,9 @@ class Node:
                 await face.stop()
             pools.close()
             self.plugins.close()
+
+    def _wants_origin(self) -> bool:
+        return any(sink.wants_origin for sink in self.plugins.change_sinks())
 
     async def _hand_over(self, role: Role, pools: Pools) -> None:
         """Tell the others; what cannot be told in time they find out themselves."""
@@ -332,7 +343,7 @@ class Node:
             await self._reload(reloader, only_if_changed=True)
 
     async def _follow_edits(self, reloader: Reloader) -> None:
-        paths = ConfigPaths(self.loaded.paths, file_formats(self.plugins))
+        paths = ConfigPaths(self.loaded.paths, lambda: file_formats(self.plugins).keys())
         async for names in edits(paths):
             logger.info("configuration was edited: files=[%s]", " ".join(sorted(names)))
             await self._reload(reloader, only_if_changed=True)

@@ -6,7 +6,8 @@ ends.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from registry.agent.config import AgentConfig
-from registry.agent.loading import LoadedConfig
 from registry.plugins import Plugins
 from registry.plugins.lifecycle import AgentFacts, Lifecycle
 
@@ -31,9 +31,17 @@ class PluginLife:
     """Starts and stops the plugins, and tells them of new settings."""
 
     def __init__(
-        self, plugins: Plugins, config: AgentConfig, node_id: str, data_dir: Path | None
+        self,
+        plugins: Plugins,
+        config: AgentConfig,
+        node_id: str,
+        data_dir: Path | None,
+        *,
+        follow: Callable[[], None] = lambda: None,
     ) -> None:
+        """`follow` is called when plugins contribute something else than before."""
         self._plugins = plugins
+        self._follow = follow
         facts = AgentFacts(
             node_name=config.node_name,
             node_id=node_id,
@@ -44,6 +52,7 @@ class PluginLife:
             data_dir=data_dir,
         )
         self._lifecycle = Lifecycle(plugins, facts)
+        self._followed = plugins.generation
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -54,14 +63,18 @@ class PluginLife:
         finally:
             await self._lifecycle.stop()
 
-    async def settings_changed(self, loaded: LoadedConfig) -> None:
-        """Put the settings of a reload in force, and tell the plugins whose are new."""
-        new = loaded.plugin_settings
-        changed = {
-            name for name, settings in new.items() if settings != self._plugins.settings_of(name)
-        }
-        self._plugins.configure(new)
-        if changed:
+    async def put_in_force(self, settings: Mapping[str, msgspec.Struct]) -> None:
+        """Put settings in force. A plugin that has those now that it needs contributes from here
+        on, and one that has lost them no more."""
+        await asyncio.to_thread(self._plugins.configure, settings)  # it asks plugins
+        if self._plugins.generation != self._followed:
+            self._followed = self._plugins.generation
+            self._follow()
+
+    async def tell(self, before: Mapping[str, msgspec.Struct]) -> None:
+        """Tell the plugins whose settings are others than `before`."""
+        after = self._plugins.settings
+        if changed := {name for name in after if after[name] != before.get(name)}:
             await self._lifecycle.settings_changed(changed)
 
 

@@ -19,7 +19,7 @@ from registry.agent.definitions import CheckDefinition, ServiceDefinition, Watch
 from registry.agent.durations import format_duration
 from registry.agent.loading import LoadedConfig
 
-Kind = Literal["service", "check", "watch", "key"]
+Kind = Literal["service", "check", "watch", "key", "plugin"]
 Change = Literal["added", "changed", "removed"]
 Outcome = Literal["applied", "needs restart", "ignored"]
 
@@ -61,7 +61,7 @@ class ReloadItem(msgspec.Struct, frozen=True):
 
 
 class ReloadReport(msgspec.Struct, frozen=True):
-    """All differences, in a fixed order: services, checks, watches, keys; each by name."""
+    """All differences, in a fixed order: services, checks, watches, keys, plugins; each by name."""
 
     items: tuple[ReloadItem, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from msgspec.structs import replace
 
 from registry.agent.anti_entropy import AntiEntropy, NodeFacts
 from registry.agent.config import AgentConfig
 from registry.agent.facade import AgentFacade
 from registry.agent.flags import AgentFlags
-from registry.agent.loading import LoadedConfig, load_flags
+from registry.agent.loading import LoadedConfig, file_formats, load_flags, plugin_selection
 from registry.agent.local import LocalSettings, LocalState
 from registry.agent.logs import LogTap, level_of, set_level
-from registry.agent.reload import ReloadReport, plan_reload, reloaded_config
+from registry.agent.plugin_life import PluginLife
+from registry.agent.reload import ReloadItem, ReloadReport, plan_reload, reloaded_config
 from registry.agent.watches import Watches
+from registry.errors import ConfigError
 from registry.plugins import Plugins
 
 logger = logging.getLogger("registry.agent")
@@ -40,7 +45,7 @@ class Reloader:
         facts: Callable[[AgentConfig], NodeFacts],
         reconfigure: Sequence[Callable[[AgentFacade], None]],
         tap: LogTap,
-        settings_changed: Callable[[LoadedConfig], Awaitable[None]],
+        plugin_life: PluginLife,
     ) -> None:
         self.loaded = loaded
         self._flags = flags
@@ -52,8 +57,10 @@ class Reloader:
         self._facts = facts
         self._reconfigure = reconfigure
         self._tap = tap
-        self._settings_changed = settings_changed
+        self._plugin_life = plugin_life
         self._reloading = asyncio.Lock()
+        #: Hooks of plugins that wait for a restart.
+        self._told: dict[str, list[str]] = {}
 
     async def reload(self, *, only_if_changed: bool = False) -> ReloadReport:
         """Read the configuration again and apply what may change without a restart.
@@ -63,21 +70,51 @@ class Reloader:
         that names file, line and key; nothing is changed then.
         """
         async with self._reloading:
-            new = await asyncio.to_thread(load_flags, self._flags, self._plugins)
-            report = plan_reload(self.loaded, new)
-            if only_if_changed and not report.items:
-                return report
-            for warning in new.warnings:
-                logger.warning("%s", warning)
-            in_force = reloaded_config(self._facade.config, new.config)
-            await self._apply(in_force, new)
-            await self._settings_changed(new)
+            before = self._plugins.settings
+            try:
+                new = await asyncio.to_thread(self._read)
+                report = plan_reload(self.loaded, new)
+                if only_if_changed and not report.items:
+                    return report
+                for warning in new.warnings:
+                    logger.warning("%s", warning)
+                in_force = reloaded_config(self._facade.config, new.config)
+                await self._plugin_life.put_in_force(new.plugin_settings)
+                await self._apply(in_force, new)
+            except BaseException:
+                await self._plugin_life.put_in_force(before)
+                raise
+            await self._plugin_life.tell(before)
+            report = replace(report, items=(*report.items, *self._waiting_plugins()))
             # The report of the next reload compares with what was last read, so that a change
             # that waits for a restart is told once.
             self.loaded = new
         for line in report.lines():
             logger.info("reload: %s", line)
         return report
+
+    def _read(self) -> LoadedConfig:
+        """The files as they are now.
+
+        Plugins that get the settings that they need are in use from here on: the same files may
+        hold what only such a plugin knows.
+        """
+        selection = plugin_selection(self._flags, file_formats(self._plugins))
+        in_force = self._plugins.settings
+        with suppress(ConfigError):  # which is told in full when all is read
+            judged = self._plugins.judged_settings(selection.settings)
+            if new := {name: each for name, each in judged.items() if name not in in_force}:
+                self._plugins.configure(in_force | new)
+        return load_flags(self._flags, self._plugins)
+
+    def _waiting_plugins(self) -> list[ReloadItem]:
+        """Plugins that came into use now, but not with all that they have; each is told once."""
+        told, self._told = self._told, self._plugins.needing_restart()
+        return [
+            ReloadItem("plugin", name, "added", "needs restart", ", ".join(hooks))
+            for name, hooks in self._told.items()
+            if name not in told
+        ]
 
     async def _apply(self, config: AgentConfig, loaded: LoadedConfig) -> None:
         # The steps that may still refuse come first.

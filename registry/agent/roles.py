@@ -71,6 +71,10 @@ class Role(Protocol):
         """News of a member of the LAN pool; must not wait."""
         ...
 
+    def use_plugins(self, plugins: Plugins) -> None:
+        """What plugins contribute has changed."""
+        ...
+
     async def stop(self, *, leave: bool) -> None:
         """Hand over what others should do from now on, while the faces still serve.
 
@@ -137,6 +141,9 @@ class ClientRole:
         ]
         self._backend.set_servers(alive)
 
+    def use_plugins(self, plugins: Plugins) -> None:
+        """None of theirs is used here."""
+
     async def stop(self, *, leave: bool) -> None:
         """Nothing is kept here that others would need."""
 
@@ -192,6 +199,9 @@ class ServerRole:
 
     def member_changed(self, member: PoolMember) -> None:
         self.server.member_changed(member)
+
+    def use_plugins(self, plugins: Plugins) -> None:
+        self.server.use_plugins(sinks=plugins.change_sinks(), validators=plugins.kv_validators())
 
     async def stop(self, *, leave: bool) -> None:
         """Hand leadership over, then send who asks us to other servers.

@@ -85,10 +85,14 @@ def _describe(plugin: dict[str, Any]) -> None:
         ["Source", plugin["Source"]],
         ["Calls", f"{plugin['Calls']}, {plugin['TimeMs']} ms in all"],
         *_settings(plugin),
-        *(["Hook", hook] for hook in plugin["Hooks"]),
+        *(["Hook", f"{hook}{_when(plugin, hook)}"] for hook in plugin["Hooks"]),
         *(["Error", str(error)] for error in plugin["Errors"]),
     ]
     say(table(rows))
+
+
+def _when(plugin: dict[str, Any], hook: str) -> str:
+    return ", after a restart" if hook in plugin.get("NeedsRestart", ()) else ""
 
 
 def _settings(plugin: dict[str, Any]) -> list[list[str]]:

@@ -103,6 +103,7 @@ class PluginObject(TypedDict):
     Version: str
     Source: str
     Hooks: list[str]
+    NeedsRestart: list[str]
     Errors: list[str]
     ErrorCount: int
     Calls: int

@@ -79,15 +79,28 @@ class ClientGone(Exception):
 
 def create_rim(agent: AgentFacade) -> Rim:
     """The router over all families and plugins, with the rules of the rim around it."""
+    router, surroundings = _fittings(agent)
+    return Rim(agent, router, surroundings)
+
+
+def refit(rim: Rim) -> None:
+    """Take what plugins contribute now, if that has changed since the last time."""
+    plugins = rim.agent.plugins
+    if plugins is not None and plugins.generation != rim.plugin_generation:
+        rim.fit(*_fittings(rim.agent))
+
+
+def _fittings(agent: AgentFacade) -> tuple[Router, Surroundings | None]:
     router = Router(family.routes for family in FAMILIES)
     router.include(openapi.routes_of(router))
     if panels.is_on(agent.config):
         router.include(panels.pages_of(agent.config))
     surroundings = None
     if agent.plugins is not None:
+        agent.plugins.ui_panels()  # asked for here, and not while somebody waits for a page
         add_plugin_routes(router, agent.plugins.http_routes())
         surroundings = Surroundings(agent.plugins.auth_methods(), agent.plugins.http_middleware())
-    return Rim(agent, router, surroundings)
+    return router, surroundings
 
 
 def create_app(agent: AgentFacade, rim: Rim | None = None) -> Starlette:

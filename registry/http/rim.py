@@ -88,12 +88,19 @@ class Rim:
         self, agent: AgentFacade, router: Router, surroundings: Surroundings | None = None
     ) -> None:
         self.agent = agent
-        self.router = router
-        # None without any, so that a request is not asked about plugins.
-        self._surroundings = surroundings or None
+        self.fit(router, surroundings)
         self.cache = AnswerCache()
         self._timers: dict[tuple[str, str], Timer] = {}
         self.configure(agent)
+
+    def fit(self, router: Router, surroundings: Surroundings | None = None) -> None:
+        """Serve by these from the next request on."""
+        self.router = router
+        # None without any, so that a request is not asked about plugins.
+        self._surroundings = surroundings or None
+        plugins = self.agent.plugins
+        #: Which contributions of plugins this is as of.
+        self.plugin_generation = plugins.generation if plugins is not None else 0
 
     def configure(self, agent: AgentFacade) -> None:
         """Take the rules from the agent's configuration; call it again after a reload."""

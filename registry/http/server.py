@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 from registry.agent.config import AgentConfig, UnixSockets
 from registry.agent.facade import AgentFacade
 from registry.errors import ConfigError
-from registry.http.app import create_app, create_rim
+from registry.http.app import create_app, create_rim, refit
 from registry.http.limits import ConnectionLimit, Deadlines
 from registry.http.protocol import ApiProtocol
 from registry.http.rim import Rim
@@ -105,6 +105,7 @@ class HttpServer:
         self.agent = agent
         self.limit.maximum = agent.config.limits.http_max_conns_per_client
         self.rim.configure(agent)
+        refit(self.rim)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()

@@ -45,6 +45,10 @@ BUILTIN = "builtin"
 LOAD_LIMIT_S = 30.0
 COLLECT_LIMIT_S = 10.0
 
+#: Hooks whose contributions are taken at the start of an agent and at no other time. Those of all
+#: others are in use as soon as their plugin is configured.
+AT_START = frozenset({"registry_storage_engines", "registry_dns_filters"})
+
 _HOOKS = [name for name in vars(hooks) if name.startswith("registry_")]
 
 T = TypeVar("T")
@@ -59,6 +63,12 @@ class Plugins:
         self._managers: dict[str, pluggy.PluginManager] = {}
         self._records: dict[str, PluginRecord] = {}
         self._contributions: dict[str, list[Any]] = {}
+        #: How the contributions to each hook that was asked for are gathered again.
+        self._gatherers: dict[str, Callable[[], list[Any]]] = {}
+        #: What a plugin has given to a hook, guarded; by hook and plugin.
+        self._given: dict[tuple[str, str], list[Any]] = {}
+        #: Goes up when contributions have changed, by settings that came or went.
+        self.generation = 0
         #: None until the configuration was read.
         self._settings: dict[str, msgspec.Struct] | None = None
 
@@ -167,11 +177,42 @@ class Plugins:
 
     def configure(self, settings: Mapping[str, msgspec.Struct]) -> None:
         """Take what `judged_settings` gave. What plugins without their settings contributed is
-        taken back, and what others contribute now is added."""
-        before = [record for record in self._records.values() if self.is_configured(record)]
+        taken back, and what others contribute now is added.
+
+        Asks plugins, so it may wait; meanwhile, from another thread, contributions are as before.
+        """
+        is_running = self._settings is not None
+        before = {record.name for record in self._configured()}
         self._settings = dict(settings)
-        if before != [record for record in self._records.values() if self.is_configured(record)]:
-            self._contributions.clear()
+        after = {record.name for record in self._configured()}
+        if before == after:
+            return
+        for record in self._records.values():
+            if is_running and record.name in after - before:
+                record.needs_restart = [hook for hook in record.hooks if hook in AT_START]
+                if record.needs_restart:
+                    text = "plugin is not used in full before a restart plugin=%s hooks=%s"
+                    logger.warning(text, record.name, ",".join(record.needs_restart))
+            elif record.name not in after:
+                record.needs_restart = []
+        for hook, name in list(self._given):
+            if name not in after:
+                del self._given[hook, name]
+        self._contributions = {hook: gather() for hook, gather in self._gatherers.items()}
+        self.generation += 1
+
+    @property
+    def settings(self) -> dict[str, msgspec.Struct]:
+        """All settings in force."""
+        return dict(self._settings or {})
+
+    def needing_restart(self) -> dict[str, list[str]]:
+        """The hooks of plugins that came into use too late for them."""
+        records = self._records.values()
+        return {each.name: list(each.needs_restart) for each in records if each.needs_restart}
+
+    def _configured(self) -> list[PluginRecord]:
+        return [record for record in self._records.values() if self.is_configured(record)]
 
     def settings_of(self, name: str) -> msgspec.Struct | None:
         """The plugin's settings in force; None without any."""
@@ -370,21 +411,41 @@ class Plugins:
     ) -> list[T]:
         """What all plugins contribute to `hook`, in order, each asked once. Names are one's own
         among all plugins' (`shared_names`) or among the plugin's."""
-        if hook not in self._contributions:
+
+        def gather() -> list[T]:
             owners: dict[str, str] = {}
             collected: list[T] = []
-            for record in self._records.values():
-                if hook not in record.hooks or not self.is_configured(record):
-                    continue
-                for item in self._contribution(hook, kind, record):
+            for record in self._configured():
+                for item in self._guarded(hook, kind, guard, record):
                     name = name_of(item) if shared_names else f"{record.name}/{name_of(item)}"
                     if name in owners:
                         record.failed(hook, f"{name!r} is already there, from {owners[name]}")
                         continue
                     owners[name] = record.name
-                    collected.append(item if record.name == BUILTIN else guard(item, record))
-            self._contributions[hook] = collected
+                    collected.append(item)
+            return collected
+
+        if hook not in self._contributions:
+            self._gatherers[hook] = gather
+            self._contributions[hook] = gather()
         return list(self._contributions[hook])
+
+    def _guarded(
+        self,
+        hook: str,
+        kind: type[T],
+        guard: Callable[[T, PluginRecord], T],
+        record: PluginRecord,
+    ) -> list[T]:
+        """What one plugin contributes, asked once for as long as it is configured."""
+        if hook not in record.hooks:
+            return []
+        key = (hook, record.name)
+        if key not in self._given:
+            given = self._contribution(hook, kind, record)
+            guarded = given if record.name == BUILTIN else [guard(each, record) for each in given]
+            self._given[key] = guarded
+        return self._given[key]
 
     def _contribution(self, hook: str, kind: type[T], record: PluginRecord) -> list[T]:
         """What one plugin contributes; nothing if it fails or gives anything else than `kind`."""

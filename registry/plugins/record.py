@@ -82,6 +82,8 @@ class PluginRecord:
     source: str  # "builtin", "entry point" or the file
     version: str = ""
     hooks: list[str] = field(default_factory=list)
+    #: Hooks that it came too late for, when a reload brought its settings.
+    needs_restart: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     errors_total: int = 0
     calls: int = 0
@@ -282,6 +284,7 @@ class PluginRecord:
             "Version": self.version,
             "Source": self.source,
             "Hooks": list(self.hooks),
+            "NeedsRestart": list(self.needs_restart),
             "Errors": list(self.errors),
             "ErrorCount": self.errors_total,
             "Calls": self.calls,

@@ -1,9 +1,9 @@
 """Change sinks served from the journal: in order, at least once, from where each one was.
 
-Each sink has a task of its own, so that a slow one holds up no other. It reads the journal behind
-its cursor, has the changes delivered, and moves the cursor. A cursor that the journal does not
-reach back to (`ChangeJournal.covers`) means that changes are missing: then the sink is told
-"reset" and shown the whole state, and goes on from there.
+Each sink has a task of its own, so that a slow one holds up no other, and sinks may come and go. It
+reads the journal behind its cursor, has the changes delivered, and moves the cursor. A cursor that
+the journal does not reach back to (`ChangeJournal.covers`) means that changes are missing: then the
+sink is told "reset" and shown the whole state, and goes on from there.
 
 Sinks of a server have their cursor beside its journal. Those of the leader have it in the
 replicated state, moved at most once a second: the next leader delivers that second's changes
@@ -18,12 +18,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from registry.errors import RegistryError
 from registry.hooks import Change, ChangeSink, Origin, PlaceLost
+from registry.server.standing_tasks import StandingTasks
 from registry.state.base import Command
 from registry.state.catalog_records import (
     CHECKS,
@@ -62,6 +63,13 @@ class Proposer(Protocol):
     async def propose(self, command: Command) -> Any: ...
 
 
+class _Served(NamedTuple):
+    """A sink and the journal that it is served from; both may be others later."""
+
+    sink: ChangeSink
+    journal: ChangeJournal
+
+
 class ChangeFeed:
     """Serves the sinks of one server. `run` and `lead` are tasks of their owner."""
 
@@ -69,40 +77,58 @@ class ChangeFeed:
         self,
         machine: StateMachine,
         proposer: Proposer,
-        sinks: Sequence[ChangeSink],
+        sinks: Sequence[ChangeSink] = (),
         show: Show = msgspec.to_builtins,
     ) -> None:
         self._machine = machine
         self._proposer = proposer
-        self._sinks = list(sinks)
-        self._journal = machine.keep_changes()
         self._reader = _Changes(show)
+        self._sinks: list[ChangeSink] = []
+        self._for_server = StandingTasks(self._serve_here)
+        self._for_leader = StandingTasks(self._serve_as_leader)
+        self.replace(sinks)
+
+    def replace(self, sinks: Sequence[ChangeSink]) -> None:
+        """Serve these sinks from now on. Without any, no changes are kept."""
+        self._sinks = list(sinks)
+        if not sinks:
+            self._machine.let_go_of_changes()
+        for tasks, where in ((self._for_server, SERVER), (self._for_leader, LEADER)):
+            tasks.replace(
+                {
+                    sink.name: _Served(sink, self._machine.keep_changes())
+                    for sink in sinks
+                    if sink.where == where
+                }
+            )
 
     async def run(self) -> None:
         """Serve the sinks that every server serves, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_leader())
-            for sink in self._sinks:
-                if sink.where == SERVER:
-                    group.create_task(self._serve(sink, _LocalCursor(self._journal, sink.name)))
+            group.create_task(self._for_server.run())
 
     async def lead(self) -> None:
         """Serve the sinks that the leader serves, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for sink in self._sinks:
-                if sink.where == LEADER:
-                    cursor = _SharedCursor(self._machine, self._proposer, sink.name)
-                    group.create_task(self._serve(sink, cursor))
+        await self._for_leader.run()
 
-    async def _serve(self, sink: ChangeSink, place: _LocalCursor | _SharedCursor) -> None:
+    async def _serve_here(self, served: _Served) -> None:
+        await self._serve(served, _LocalCursor(served.journal, served.sink.name))
+
+    async def _serve_as_leader(self, served: _Served) -> None:
+        cursor = _SharedCursor(self._machine, self._proposer, served.sink.name)
+        await self._serve(served, cursor)
+
+    async def _serve(self, served: _Served, place: _LocalCursor | _SharedCursor) -> None:
+        sink, journal = served
         cursor = place.load()
-        with self._journal.waiting() as grown:
+        with journal.waiting() as grown:
             while True:
                 grown.clear()
-                if cursor is None or not self._journal.covers(cursor):
+                if cursor is None or not journal.covers(cursor):
                     cursor = await self._show_all(sink)
                     continue  # the journal may have begun anew meanwhile
-                places = self._journal.read(cursor, sink.batch_max)
+                places = journal.read(cursor, sink.batch_max)
                 if not places:
                     await place.save(cursor, at_once=True)
                     self._trim()
@@ -160,15 +186,18 @@ class ChangeFeed:
                 await moved.event.wait()
 
     def _trim(self) -> None:
-        had = [self._cursor_of(sink) for sink in self._sinks]
+        journal = self._machine.journal
+        if journal is None:
+            return
+        had = [
+            journal.cursor(sink.name)
+            if sink.where == SERVER
+            else sink_cursor(self._machine.reader, sink.name)
+            for sink in self._sinks
+        ]
         known = [cursor for cursor in had if cursor is not None]
         if known and len(known) == len(had):
-            self._journal.trim(min(known))
-
-    def _cursor_of(self, sink: ChangeSink) -> Cursor | None:
-        if sink.where == SERVER:
-            return self._journal.cursor(sink.name)
-        return sink_cursor(self._machine.reader, sink.name)
+            journal.trim(min(known))
 
 
 class _LocalCursor:

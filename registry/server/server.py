@@ -96,8 +96,8 @@ class Server:
         self.driver = driver
         self.network = network
         self.reads = Reads(machine, driver, hold_timeout_s=settings.hold_timeout_s)
-        #: Tells plugins what changes; None where none wants to know.
-        self.feed = ChangeFeed(machine, self, sinks, show) if sinks else None
+        #: Tells plugins what changes, as far as they want to know.
+        self.feed = ChangeFeed(machine, self, sinks, show)
         self._validation = Validation(validators) if validators else None
         self.duties = LeaderDuties(
             settings.facts,
@@ -105,7 +105,7 @@ class Server:
             self,
             driver,
             autopilot=settings.autopilot,
-            more=(self.feed.lead,) if self.feed else (),
+            more=(self.feed.lead,),
         )
         self.bootstrap = Bootstrap(
             expect=settings.bootstrap_expect,
@@ -148,9 +148,15 @@ class Server:
             group.create_task(self.driver.run())
             group.create_task(self.duties.run())
             group.create_task(self.bootstrap.run())
-            if self.feed is not None:
-                group.create_task(self.feed.run())
+            group.create_task(self.feed.run())
             group.create_task(self.datacenters.run())
+
+    def use_plugins(
+        self, *, sinks: Sequence[ChangeSink], validators: Sequence[KvValidator]
+    ) -> None:
+        """Tell these of changes, and ask these about writes, from now on."""
+        self.feed.replace(sinks)
+        self._validation = Validation(validators) if validators else None
 
     def attach(self, pool: MemberPool, wan: WanPool | None = None) -> None:
         """Follow these gossip pools from now on; until then the server is a pool of its own."""

@@ -164,6 +164,10 @@ class StateMachine:
             self.journal = ChangeJournal(self._store, self._applied_index)
         return self.journal
 
+    def let_go_of_changes(self) -> None:
+        """Keep none from now on. Those that are there stay, of no use once others are missing."""
+        self.journal = None
+
     @property
     def applied_index(self) -> int:
         """Index of the last entry whose effect is in the store."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 
 import pytest
 
+from registry.agent import metrics_sinks
 from registry.agent.metrics import Metrics
 from registry.agent.metrics_sinks import MetricsFeed
 from registry.hooks import Metric, MetricsSink, hookimpl
 from registry.plugins import Plugins
+from registry.testing.servers import until
 
 
 class Sinks:
@@ -79,3 +82,19 @@ async def test_a_sink_that_fails_harms_nobody(plugins: Plugins) -> None:
     await MetricsFeed(Metrics(), [sink]).tell(sink)
     (report,) = plugins.report()
     assert report["Errors"] == ["registry_metrics_sinks: OSError: no connection"]
+
+
+async def test_sinks_that_come_later_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_sinks, "INTERVAL_S", 0.01)
+    told: list[Sequence[Metric]] = []
+
+    async def deliver(metrics: Sequence[Metric]) -> None:
+        told.append(metrics)
+
+    feed = MetricsFeed(Metrics())
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(feed.run())
+        await asyncio.sleep(0)
+        feed.replace([MetricsSink(name="late", deliver=deliver, interval_s=0.01)])
+        await until(lambda: len(told) > 1)
+        running.cancel()

@@ -119,7 +119,7 @@ def test_validate_knows_plugins(
 def test_plugins_list_and_info(registry: Run) -> None:
     listed = registry("plugins", "list")
     assert listed.status == 0
-    assert listed.out.splitlines()[0].split() == ["Plugin", "Version", "Hooks", "Calls", "Errors"]
+    assert listed.out.splitlines()[0].split() == ["Plugin", "Version", "Calls", "Errors", "Hooks"]
     name = listed.out.splitlines()[1].split()[0]
     shown = registry("plugins", "info", name)
     assert (shown.status, shown.err) == (0, "")

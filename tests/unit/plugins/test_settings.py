@@ -84,6 +84,66 @@ def test_a_plugin_without_the_settings_it_needs_does_nothing() -> None:
     assert plugins.check_type("mine") is not None
 
 
+class Asked(WithSettings):
+    """Counts how often it is asked what it contributes."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__(kind)
+        self.asked = 0
+
+    @hookimpl
+    def registry_check_types(self) -> list[CheckType]:
+        self.asked += 1
+        return [CheckType(key=f"mine{self.asked}", type_name="mine", create=_create)]
+
+    @hookimpl
+    def registry_storage_engines(self) -> list[Any]:
+        return []
+
+
+def test_a_plugin_is_asked_anew_when_it_is_configured_anew() -> None:
+    plugins = Plugins()
+    needy, easy = Asked(Settings), Asked(Limits)
+    plugins.add("needy", needy)
+    plugins.add("easy", easy)
+    needed = plugins.judged_settings({"needy": {"url": "x"}})
+    defaults = plugins.judged_settings({})
+    plugins.configure(defaults)
+
+    def seen() -> tuple[list[str], int]:
+        return [kind.key for kind in plugins.check_types()], plugins.generation
+
+    keys, begun = seen()
+    assert keys == ["mine1"]
+    plugins.configure(needed)
+    assert needy.asked == 1  # at once, and not when somebody wants to know
+    assert seen() == (["mine1"], begun + 1)  # easy's, which came first, goes without
+    plugins.configure(plugins.judged_settings({"needy": {"url": "y"}}))
+    plugins.configure(defaults)
+    plugins.configure(needed)
+    assert seen()[1] == begun + 3
+    assert (needy.asked, easy.asked) == (2, 1)
+
+
+def test_what_is_taken_at_the_start_alone_needs_a_restart(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plugins = Plugins()
+    plugins.add("needy", Asked(Settings))
+    needed = plugins.judged_settings({"needy": {"url": "x"}})
+    plugins.configure(needed)
+    assert plugins.needing_restart() == {}  # this is the start
+    plugins.configure({})
+    plugins.configure(needed)
+    assert plugins.needing_restart() == {"needy": ["registry_storage_engines"]}
+    (report,) = plugins.report()
+    assert report["NeedsRestart"] == ["registry_storage_engines"]
+    text = "plugin is not used in full before a restart plugin=needy hooks=registry_storage_engines"
+    assert text in caplog.text
+    plugins.configure({})
+    assert plugins.needing_restart() == {}
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -294,11 +294,12 @@ async def test_ending_in_the_middle_of_everything(monkeypatch: pytest.MonkeyPatc
     async def stop_after_two(changes: Sequence[Change]) -> None:
         await recording.deliver(changes)
         if recording.calls == 2:
-            raise asyncio.CancelledError
+            leading.cancel()
+            await asyncio.Event().wait()
 
     sink = ChangeSink(name="recording", deliver=stop_after_two, batch_max=4)
-    with suppress(asyncio.CancelledError):
-        await Fed(sink, replica=replica).feed.lead()
+    async with asyncio.TaskGroup() as group:
+        leading = group.create_task(Fed(sink, replica=replica).feed.lead())
     assert sink_cursor(replica.machine.reader, "recording") is None
     async with running(fed.feed.lead):
         await until(lambda: len(recording.after_reset()) == 10)
@@ -357,3 +358,78 @@ def _had(replica: Replica) -> int:
 
 def test_places_are_ordered() -> None:
     assert Cursor(1, LAST) < Cursor(2, 0) < Cursor(2, 1)
+
+
+# Sinks that come and go
+
+
+async def test_a_sink_that_comes_later_is_served_at_once() -> None:
+    """As when a reload configures its plugin: on the leader, and on every server."""
+    replica = Replica()
+    fed = Fed(replica=replica)
+    leaders, servers = Recording(), Recording(where="server")
+    servers.sink = ChangeSink(name="servers", deliver=servers.deliver, where="server")
+    async with running(fed.feed.lead, fed.feed.run):
+        replica.apply(KvSet(key=b"before"))
+        assert replica.machine.journal is None  # nobody follows, so nothing is kept
+        fed.feed.replace([leaders.sink])
+        await until(lambda: leaders.keys == ["before"])
+        fed.feed.replace([leaders.sink, servers.sink])
+        replica.apply(KvSet(key=b"after"))
+        await until(lambda: leaders.keys == ["before", "after"])
+        await until(lambda: set(servers.keys) == {"before", "after"})
+
+
+async def test_a_sink_that_stays_goes_on_where_it_is() -> None:
+    replica = Replica()
+    stays, goes = Recording(), Recording()
+    goes.sink = ChangeSink(name="goes", deliver=goes.deliver)
+    fed = Fed(stays.sink, goes.sink, replica=replica)
+    async with running(fed.feed.lead):
+        replica.apply(KvSet(key=b"a"))
+        await until(lambda: (stays.keys, goes.keys) == (["a"], ["a"]))
+        fed.feed.replace([stays.sink])
+        replica.apply(KvSet(key=b"b"))
+        await until(lambda: stays.keys == ["a", "b"])
+        journal = replica.machine.keep_changes()
+        await until(lambda: journal.span.count == 0)  # who is gone holds nothing up
+    assert goes.keys == ["a"]
+    assert [change.kind for change in stays.changes].count("reset") == 1
+
+
+async def test_a_sink_that_comes_back_is_shown_what_it_missed() -> None:
+    replica = Replica()
+    recording = Recording()
+    fed = Fed(recording.sink, replica=replica)
+    async with running(fed.feed.lead):
+        replica.apply(KvSet(key=b"a"))
+        await until(lambda: recording.keys == ["a"])
+        fed.feed.replace([])
+        assert replica.machine.journal is None
+        replica.apply(KvSet(key=b"b"))
+        fed.feed.replace([recording.sink])
+        await until(lambda: {change.key for change in recording.after_reset()} == {"a", "b"})
+
+
+async def test_a_sink_is_replaced_once_it_has_ended() -> None:
+    replica = Replica()
+    events: list[str] = []
+    ended = asyncio.Event()
+
+    def sink(name: str) -> ChangeSink:
+        async def deliver(changes: Sequence[Change]) -> None:
+            events.append(f"{name} begins")
+            try:
+                await ended.wait()
+            finally:
+                events.append(f"{name} ends")
+
+        return ChangeSink(name="one", deliver=deliver)
+
+    fed = Fed(sink("old"), replica=replica)
+    async with running(fed.feed.lead):
+        await until(lambda: events == ["old begins"])
+        fed.feed.replace([sink("new")])
+        await until(lambda: len(events) == 3)
+        assert events == ["old begins", "old ends", "new begins"]
+        ended.set()
