@@ -47,7 +47,7 @@ COLLECT_LIMIT_S = 10.0
 
 #: Hooks whose contributions are taken at the start of an agent and at no other time. Those of all
 #: others are in use as soon as their plugin is configured.
-AT_START = frozenset({"registry_storage_engines", "registry_dns_filters"})
+AT_START = frozenset({"registry_storage_engines"})
 
 _HOOKS = [name for name in vars(hooks) if name.startswith("registry_")]
 

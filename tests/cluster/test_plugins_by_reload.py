@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import dns.asyncquery
+import dns.message
 import msgspec
 import pytest
 
@@ -18,6 +20,9 @@ from registry.hooks import (
     CheckResult,
     CheckType,
     DefinitionSource,
+    DnsAnswer,
+    DnsFilter,
+    DnsQuestion,
     HttpAnswer,
     HttpMiddleware,
     HttpRoute,
@@ -47,6 +52,7 @@ class Needy:
     def __init__(self) -> None:
         self.watched: list[Any] = []
         self.started: list[Settings] = []
+        self.asked: list[str] = []
 
     @hookimpl
     def registry_settings(self) -> type[Settings]:
@@ -97,6 +103,14 @@ class Needy:
     @hookimpl
     def registry_http_middleware(self) -> list[HttpMiddleware]:
         return [HttpMiddleware(name="mine", prefix="/v1/status/", before=_deny)]
+
+    @hookimpl
+    def registry_dns_filters(self) -> list[DnsFilter]:
+        return [DnsFilter(name="mine", filter=self.choose)]
+
+    def choose(self, question: DnsQuestion, answers: Sequence[DnsAnswer]) -> Sequence[DnsAnswer]:
+        self.asked.append(question.name)
+        return answers
 
     @hookimpl
     def registry_ui_panels(self) -> list[UiPanel]:
@@ -206,6 +220,8 @@ async def test_a_plugin_is_in_use_from_the_reload_that_configures_it(
         await until(lambda: _true(any(needy.watched)), "the plugin's watch handler")
         services = (await http.get("/v1/agent/services")).json()
         assert (services["web"]["Port"], services["web"]["Tags"]) == (80, ["mine"])
+        await until(lambda: _is_found(agent, "web"), "the service in DNS")
+        assert set(needy.asked) == {"web.service.consul."}
         # A file of the plugin's format is followed from now on.
         (agent.config_dir / "api.mine").write_text("api 81")
         await until(lambda: _has_service(agent, "api"), "the new file")
@@ -261,6 +277,12 @@ async def _is_configured(agent: InProcessAgent, wanted: bool = True) -> bool:
 async def _check_runs(agent: InProcessAgent) -> bool:
     found = (await agent.http.get("/v1/agent/checks")).json()
     return "mine" in found and found["mine"]["Status"] == "passing"
+
+
+async def _is_found(agent: InProcessAgent, name: str) -> bool:
+    question = dns.message.make_query(f"{name}.service.consul.", "SRV")
+    port = agent.node.config.ports.dns
+    return bool((await dns.asyncquery.udp(question, "127.0.0.1", port=port)).answer)
 
 
 async def _has_service(agent: InProcessAgent, name: str) -> bool:
