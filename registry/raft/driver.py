@@ -86,6 +86,9 @@ _STEP_ENTRIES = 64
 #: The most that is applied in one go, but at least one entry: about as much.
 _APPLY_BYTES = 32 << 10
 
+#: Shorter pauses are usual, and with the short timeouts of -dev they count as jumps of the clock.
+_PAUSE_TOLD_MS = 200
+
 #: What `last_contact_ms` says when no leader was ever heard: longer than any `max_stale`.
 NEVER_MS = 1 << 53
 
@@ -617,9 +620,11 @@ class RaftDriver:
         self._ticked_at += ticks * self._tick_s
         ticks_max = max(1, self._settings.election_ticks // 2)
         if ticks > ticks_max:
-            logger.warning(
+            jump_ms = ticks * self._settings.tick_ms
+            logger.log(
+                logging.DEBUG if jump_ms < _PAUSE_TOLD_MS else logging.WARNING,
                 "the clock jumped by %d ms: the process or the machine was paused",
-                ticks * self._settings.tick_ms,
+                jump_ms,
             )
             # What the peers said meanwhile is still to be read: the jump voids every lease, but
             # does not by itself run out the timeouts.
