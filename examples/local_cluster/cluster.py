@@ -114,7 +114,8 @@ def main() -> None:
         wait_until_ready(nodes, data_dir)
         print(f"The cluster is up; data and logs are in {data_dir}. Try, with Ctrl-C to end:")
         print(f"  export REGISTRY_HTTP_ADDR={address(SERVERS + 1)}:8500")
-        print("  registry members\n  registry kv put foo 'Hello foo'", flush=True)
+        print("  registry members\n  registry kv put foo 'Hello foo'")
+        print(f"  dig @{address(SERVERS + 1)} -p 8600 consul.service.consul", flush=True)
         signal.pause()
     except KeyboardInterrupt:
         pass

@@ -11,7 +11,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import dns.message
+import dns.query
 import pytest
+
+from registry.testing.process import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "examples" / "local_cluster" / "cluster.py"
@@ -66,6 +70,18 @@ def test_every_node_lists_the_same_members(cluster: Path) -> None:
         ("node3", "127.0.0.4:8301", "alive", "server", "<all>"),
         ("node4", "127.0.0.5:8301", "alive", "client", "<default>"),
     ]
+
+
+def servers_by_name(node: int) -> list[str]:
+    query = dns.message.make_query("consul.service.consul", "A")
+    answer = dns.query.udp(query, f"127.0.0.{node + 1}", timeout=10, port=8600)
+    return sorted(address.to_text() for found in answer.answer for address in found)
+
+
+def test_every_node_knows_the_servers_by_name(cluster: Path) -> None:
+    servers = [f"127.0.0.{number}" for number in (2, 3, 4)]
+    wait_until(lambda: servers_by_name(1) == servers, "a server knows all servers")
+    wait_until(lambda: servers_by_name(4) == servers, "the client knows all servers")
 
 
 def test_keys_are_written_and_read_through_the_client(cluster: Path) -> None:
