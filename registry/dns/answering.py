@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dns.flags
@@ -29,6 +30,7 @@ from registry.dns.messages import (
     Unanswerable,
     failure,
     read_question,
+    records_max,
     written,
 )
 from registry.dns.resolver import Choose, Read, Recurse, Reply, Resolver, Run, Step
@@ -109,7 +111,8 @@ class Answerer:
             return failure(asked, Rcode.BADVERS, rules)
         if asked.rdclass not in (RdataClass.IN, RdataClass.ANY):
             return failure(asked, Rcode.REFUSED, rules)
-        steps = self._resolver.resolve(asked.question, int(time.time()))
+        question = replace(asked.question, records_max=records_max(asked, rules))
+        steps = self._resolver.resolve(question, int(time.time()))
         reply = await self._driven(steps, rules)
         if reply is not None:
             return written(asked, reply, rules)

@@ -19,7 +19,7 @@ from dns.rdataclass import RdataClass
 from dns.rdatatype import RdataType
 
 from registry.dns.records import Answer, Labels, Record, distinct
-from registry.dns.resolver import Question, Reply
+from registry.dns.resolver import RECORDS_MAX, Question, Reply
 from registry.dns.rules import Rules
 
 HEADER_BYTES = 12
@@ -32,8 +32,10 @@ MESSAGE_BYTES_MAX = 0xFFFF
 DATAGRAM_BYTES_MAX = 65507
 
 #: Records of an answer that is not cut by its size.
-RECORDS_MAX = 4096
 SRV_RECORDS_MAX = 1024
+
+#: The shortest record there is: a pointer for its name, and an IPv4 address.
+RECORD_BYTES_MIN = 16
 
 _HEADER = struct.Struct("!HHHHHH")
 _RECORD = struct.Struct("!HHIH")
@@ -122,7 +124,7 @@ def written(asked: Asked, reply: Reply, rules: Rules) -> bytes:
     """
     is_plain = not asked.over_tcp and not asked.payload
     limit = _size_limit(asked)
-    kept = reply.answers[: _count_limit(asked, rules)]
+    kept = reply.answers[: records_max(asked, rules)]
     extra = _besides(kept, reply)
     option = _option(asked, reply)
     size = _full_size(asked, reply, kept, extra, option)
@@ -153,10 +155,12 @@ def _size_limit(asked: Asked) -> int:
     return min(max(UDP_BYTES, asked.payload), DATAGRAM_BYTES_MAX)
 
 
-def _count_limit(asked: Asked, rules: Rules) -> int:
+def records_max(asked: Asked, rules: Rules) -> int:
+    """How many records an answer may have; there may be no room for so many."""
     if not asked.over_tcp and not asked.payload:
         return rules.udp_answer_limit
-    return SRV_RECORDS_MAX if asked.question.rdtype == RdataType.SRV else RECORDS_MAX
+    most = SRV_RECORDS_MAX if asked.question.rdtype == RdataType.SRV else RECORDS_MAX
+    return min(most, _size_limit(asked) // RECORD_BYTES_MIN)
 
 
 def _besides(answers: Sequence[Answer], reply: Reply) -> list[Record]:

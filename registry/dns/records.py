@@ -201,6 +201,11 @@ def weight_of(instance: InstanceHealth) -> int:
     return weights.passing if is_passing else weights.warning
 
 
-def distinct(records: Iterable[Record]) -> list[Record]:
-    """Each once, in order: two instances on a node have one address."""
-    return list(dict.fromkeys(records))
+def distinct(records: Iterable[Record], limit: int | None = None) -> list[Record]:
+    """Each once, in order, `limit` at most: two instances on a node have one address."""
+    found: dict[Record, None] = {}
+    for record in records:
+        if len(found) == limit:
+            break
+        found.setdefault(record)
+    return list(found)

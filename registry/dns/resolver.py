@@ -79,6 +79,9 @@ ALIAS_DEPTH_MAX = 3
 #: What is found behind an alias, when the client gave no size of its own.
 ALIAS_RECORDS_MAX = 5
 
+#: Records of an answer, whatever its size.
+RECORDS_MAX = 4096
+
 _ADDRESS_TYPES = (RdataType.A, RdataType.AAAA, RdataType.ANY)
 _NODE_TYPES = (*_ADDRESS_TYPES, RdataType.TXT)
 _INSTANCE_TYPES = (*_NODE_TYPES, RdataType.SRV)
@@ -87,13 +90,17 @@ _TRANSFERS = (RdataType.AXFR, RdataType.IXFR)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`subnet` is what the client's resolver says of its client, "" for nothing (RFC 7871)."""
+    """`subnet` is what the client's resolver says of its client, "" for nothing (RFC 7871).
+
+    Of the records that answer it, one more than `records_max` is told, if there are more.
+    """
 
     name: Name
     rdtype: int
     client: str = ""
     subnet: str = ""
     has_edns: bool = False
+    records_max: int = RECORDS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,13 +347,15 @@ class Resolver:
         owner, rdtype = asked.owner, asked.question.rdtype
         wan = self._is_wan(asked.lookup)
         places = [place_of(each, wan=wan) for each in found]
-        addresses = [address_record(owner, ttl, each.address) for each in places]
-        records = distinct(each for each in addresses if each is not None and fits(each, rdtype))
+        limit = asked.question.records_max + 1
+        if self.rules.a_record_limit:
+            limit = min(limit, self.rules.a_record_limit)
+        addresses = (address_record(owner, ttl, each.address) for each in places)
+        fitting = (each for each in addresses if each is not None and fits(each, rdtype))
+        records = distinct(fitting, limit)
         names = (each.address for each in places if ip_of(each.address) is None and each.address)
         if not records and (name := next(names, None)) is not None:
             records = yield from self._at(asked, ttl, name)
-        elif self.rules.a_record_limit:
-            records = records[: self.rules.a_record_limit]
         return [Answer(each) for each in records]
 
     def _srv(
@@ -369,6 +378,8 @@ class Resolver:
             if self.rules.meta_txt:
                 about += meta_records(target, ttl, each.node.meta)
             answers[record] = Answer(record, tuple(about))
+            if len(answers) > asked.question.records_max:
+                break
         return list(answers.values())
 
     def _target(self, asked: _Asked, node: Node, place: Place) -> Labels | None:

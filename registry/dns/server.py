@@ -22,6 +22,9 @@ logger = logging.getLogger("registry.dns")
 #: again by those who wait. While no leader is known each may take seconds.
 QUESTIONS_MAX = 2048
 
+#: Questions that are begun at a time: a flood leaves the loop to others in between.
+TURN_MAX = 32
+
 #: Connections over TCP; one more is closed at once. They are for answers that are too long for
 #: UDP, so few are open at a time.
 CONNECTIONS_MAX = 512
@@ -100,9 +103,11 @@ class DnsServer:
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()
-                while self._waiting and self._under_way < QUESTIONS_MAX:
-                    self._under_way += 1
-                    group.create_task(self._answer(self._waiting.popleft()))
+                while self._waiting:
+                    for _ in range(min(len(self._waiting), TURN_MAX)):
+                        self._under_way += 1
+                        group.create_task(self._answer(self._waiting.popleft()))
+                    await asyncio.sleep(0)
 
     async def stop(self) -> None:
         """The ports are free when it returns."""

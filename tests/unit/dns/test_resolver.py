@@ -205,6 +205,15 @@ def test_a_record_limit_counts_addresses(replica: Replica) -> None:
     assert len(core.answer("web.service.consul", "SRV")) == 2
 
 
+def test_no_more_is_looked_for_than_can_be_told(replica: Replica) -> None:
+    for number in range(20):
+        register(replica, f"m{number}", f"10.3.0.{number}", web(name="many"))
+    core = DnsCore(replica)
+    for rdtype in ("A", "SRV", "ANY"):
+        assert len(core.answer("many.service.consul", rdtype, records_max=3)) == 4
+        assert len(core.answer("many.service.consul", rdtype)) == 20
+
+
 @pytest.mark.parametrize(
     ("node_status", "status", "only_passing", "weight"),
     [
