@@ -120,3 +120,19 @@ def is_genuine(request: Request) -> bool:
     expected = "v1=" + hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
     fresh = abs(time.time() - int(timestamp)) <= 300
     return fresh and hmac.compare_digest(expected, request.headers["x-registry-signature"])
+
+
+def test_it_begins_with_the_reload_that_configures_it(tmp_path: Path, receiver: Receiver) -> None:
+    agent = AgentProcess(tmp_path, arguments=("-dev", f"-plugin-dir={PACKAGE}"))
+    with agent:
+        agent.client.put("/v1/kv/before", body=b"1")
+        settings = {"url": receiver.url, "secret": SECRET, "kinds": ["kv"]}
+        section = {"plugins": {"settings": {"registry_webhook": settings}}}
+        agent.write_config("webhook.json", section)
+        wait_until(lambda: {"before"} <= {key for key, _ in receiver.writes()}, "what is there")
+        agent.client.put("/v1/kv/after", body=b"2")
+        wait_until(lambda: {"after"} <= {key for key, _ in receiver.writes()}, "what comes")
+        shown = agent.client.get("/v1/agent/plugins").json()
+        (report,) = [each for each in shown if each["Name"] == "registry_webhook"]
+        assert report["Settings"]["secret"] == "hidden"
+        assert SECRET not in agent.client.get("/v1/agent/self").text
