@@ -55,6 +55,7 @@ class Answerer:
     def __init__(self, agent: AgentFacade, *, chance: random.Random | None = None) -> None:
         """Raises `ConfigError` for a domain that is none."""
         self._chance = chance or random.Random()
+        self._complained_at = -1.0
         self.configure(agent)
 
     def configure(self, agent: AgentFacade) -> None:
@@ -93,8 +94,7 @@ class Answerer:
         try:
             answer = await self._answered(asked, rules)
         except (RegistryError, TimeoutError) as problem:
-            name = asked.question.name.to_text()
-            logger.error('rpc error: name=%s error="%s"', name, problem or "no answer in time")
+            self._complain(asked, str(problem) or "no answer in time")
             answer = failure(asked, Rcode.SERVFAIL, rules)
         except Exception:
             logger.exception("question failed: name=%s", asked.question.name.to_text())
@@ -105,6 +105,14 @@ class Answerer:
         if logger.isEnabledFor(logging.DEBUG):
             _log(asked, client, took_ns)
         return answer
+
+    def _complain(self, asked: Asked, reason: str) -> None:
+        """Once a second: without a leader every question may fail."""
+        now = time.monotonic()
+        level = logging.ERROR if now - self._complained_at >= 1.0 else logging.DEBUG
+        if level == logging.ERROR:
+            self._complained_at = now
+        logger.log(level, 'rpc error: name=%s error="%s"', asked.question.name.to_text(), reason)
 
     async def _answered(self, asked: Asked, rules: Rules) -> bytes:
         if asked.message.edns > 0:

@@ -18,6 +18,7 @@ from dns.rcode import Rcode
 from dns.rdataclass import RdataClass
 from dns.rdatatype import RdataType
 
+from registry.dns.names import zone_of
 from registry.dns.records import Answer, Labels, Record, distinct
 from registry.dns.resolver import RECORDS_MAX, Question, Reply
 from registry.dns.rules import Rules
@@ -112,8 +113,9 @@ def _subnet(message: dns.message.Message) -> ECSOption | None:
 
 def failure(asked: Asked, rcode: Rcode, rules: Rules) -> bytes:
     """An answer that says no more than what is wrong."""
+    ours = zone_of(asked.question.name, rules.domains) is not None
     reply = Reply(rcode=rcode)
-    return _written(asked, reply, [], [], _option(asked, reply), rules, ours=False)
+    return _written(asked, reply, [], [], _option(asked, reply), rules, ours=ours)
 
 
 def written(asked: Asked, reply: Reply, rules: Rules) -> bytes:

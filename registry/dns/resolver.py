@@ -170,13 +170,13 @@ class Resolver:
         }
 
     def resolve(self, question: Question, now_s: int) -> Generator[Step, Any, Reply | None]:
-        zone = zone_of(question.name, self.rules.domains)
-        if zone is not None:
-            return (yield from self._ours(question, zone, now_s, depth=0))
         if question.rdtype in (RdataType.PTR, RdataType.ANY):
             address = reversed_address(question.name)
             if address is not None:
                 return (yield from self._reverse(question, address))
+        zone = zone_of(question.name, self.rules.domains)
+        if zone is not None:
+            return (yield from self._ours(question, zone, now_s, depth=0))
         return None
 
     def _ours(self, question: Question, zone: Name, now_s: int, *, depth: int) -> Steps:

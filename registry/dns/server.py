@@ -132,8 +132,9 @@ class DnsServer:
             answer = await self.answerer.answer(datagram.packet, client, over_tcp=False)
             if answer is not None and not datagram.transport.is_closing():
                 datagram.transport.sendto(answer, datagram.client)
-        except OSError as problem:
-            logger.debug("answer was not sent: error=%s", problem.strerror)
+        except Exception as problem:
+            # As when the client's network is gone; whatever it is, it concerns this client alone.
+            logger.debug("answer was not sent: error=%s", problem)
         finally:
             self._under_way -= 1
 
@@ -168,6 +169,8 @@ class DnsServer:
                 writer.transport.abort()
         except (asyncio.IncompleteReadError, OSError, TimeoutError):
             return
+        except Exception:
+            logger.exception("connection failed: client=%s", client[0])
         finally:
             self._connections -= 1
             connection.close()

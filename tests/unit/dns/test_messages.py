@@ -168,7 +168,10 @@ def test_flags() -> None:
     assert flags(written(asked(), addresses(1), rules())) == {"QR", "AA", "RD"}
     with_recursors = rules(recursors=("127.0.0.1:53",))
     assert flags(written(asked(), addresses(1), with_recursors)) == {"QR", "AA", "RD", "RA"}
-    assert flags(failure(asked(), Rcode.SERVFAIL, rules())) == {"QR", "RD"}
+    assert flags(failure(asked(), Rcode.SERVFAIL, rules())) == {"QR", "AA", "RD"}
+    query = dns.message.make_query("example.com", "A")
+    foreign = read_question(query.to_wire(), "127.0.0.1", over_tcp=False)
+    assert flags(failure(foreign, Rcode.SERVFAIL, rules())) == {"QR", "RD"}
 
 
 def test_the_question_is_repeated_as_it_was_spelt() -> None:

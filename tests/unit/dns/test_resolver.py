@@ -404,6 +404,12 @@ def test_a_second_domain(core: DnsCore) -> None:
     assert core.authority("x.node.alt.test")[0].startswith("alt.test. 0 SOA ns.alt.test.")
 
 
+def test_a_domain_that_is_everything(core: DnsCore) -> None:
+    core.config = {"domain": "."}
+    assert core.answer("n1.node") == ["n1.node. 0 A 10.0.0.1"]
+    assert core.answer("1.0.0.10.in-addr.arpa", "PTR")[0].endswith("PTR n1.node.dc1.")
+
+
 def test_another_datacenter(core: DnsCore) -> None:
     there = Replica()
     outside = ServiceAddress("203.0.113.9", 99)
