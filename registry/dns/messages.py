@@ -32,6 +32,11 @@ UDP_BYTES = 512
 MESSAGE_BYTES_MAX = 0xFFFF
 DATAGRAM_BYTES_MAX = 65507
 
+#: A question has its name, perhaps an OPT record, and not much more. The limits keep its reading
+#: short, whatever names point to whatever else in it.
+QUESTION_BYTES_MAX = 4096
+QUESTION_ADDITIONAL_MAX = 4
+
 #: Records of an answer that is not cut by its size.
 SRV_RECORDS_MAX = 1024
 
@@ -80,13 +85,13 @@ def read_question(packet: bytes, client: str, *, over_tcp: bool) -> Asked:
         raise Unanswerable
     if packet[2] >> 3 & 0x0F != Opcode.QUERY:
         raise Malformed(_refusal(packet, Rcode.NOTIMP))
+    if not _is_question(packet):
+        raise Malformed(_refusal(packet, Rcode.FORMERR))
     try:
         message = dns.message.from_wire(packet, keyring=False, ignore_trailing=True)
     except Exception as problem:
         # Whatever it stumbles over was sent to us.
         raise Malformed(_refusal(packet, Rcode.FORMERR)) from problem
-    if len(message.question) != 1:
-        raise Malformed(_refusal(packet, Rcode.FORMERR))
     asked = message.question[0]
     subnet = _subnet(message)
     question = Question(
@@ -97,6 +102,13 @@ def read_question(packet: bytes, client: str, *, over_tcp: bool) -> Asked:
         message.edns >= 0,
     )
     return Asked(message, question, asked.rdclass, over_tcp)
+
+
+def _is_question(packet: bytes) -> bool:
+    _, _, questions, answers, authority, additional = _HEADER.unpack_from(packet)
+    # IXFR has a record in its authority section.
+    is_short = answers == 0 and authority <= 1 and additional <= QUESTION_ADDITIONAL_MAX
+    return questions == 1 and is_short and len(packet) <= QUESTION_BYTES_MAX
 
 
 def _refusal(packet: bytes, rcode: Rcode) -> bytes:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dns.message
+import dns.query
+import dns.rcode
 import pytest
 
 from registry.client import ApiError, Client
@@ -163,6 +166,32 @@ def test_events_of_the_other_datacenter(world: World, asked: str) -> None:
 
     wait_until(lambda: seen(world.two), "the event is there")
     assert not any(map(seen, world.asked.values()))
+
+
+@pytest.mark.parametrize("asked", ["server", "client"])
+def test_names_of_the_other_datacenter(world: World, asked: str) -> None:
+    body = {
+        "Node": "far",
+        "Address": "10.2.0.1",
+        "Service": {"Service": "named", "Port": 80},
+    }
+    world.two.client.request("PUT", "/v1/catalog/register", json_body=body)
+    agent = world.asked[asked]
+
+    def answer(name: str, rdtype: str) -> str:
+        query = dns.message.make_query(name, rdtype)
+        answer = dns.query.udp(query, agent.address, timeout=10, port=agent.ports["dns"])
+        found = " ".join(each.to_text() for each in answer.answer)
+        return found or dns.rcode.to_text(answer.rcode())
+
+    name = "named.service.dc2.consul."
+    assert answer(name, "A") == f"{name} 0 IN A 10.2.0.1"
+    assert answer(name, "SRV") == f"{name} 0 IN SRV 1 1 80 far.node.dc2.consul."
+    assert answer("far.node.dc2.consul.", "A") == "far.node.dc2.consul. 0 IN A 10.2.0.1"
+    for unknown in ("named.service.dc3.consul.", "named.service.consul."):
+        assert answer(unknown, "A") == "NXDOMAIN"
+    world.two.client.put("/v1/catalog/deregister", json_body={"Node": "far"})
+    assert answer(name, "A") == "NXDOMAIN"
 
 
 @pytest.mark.parametrize("asked", ["server", "client"])

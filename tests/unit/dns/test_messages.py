@@ -225,10 +225,23 @@ def test_what_is_dropped(packet: bytes) -> None:
         (GOOD[:12] + b"\xc0\x0c" + GOOD[-4:], Rcode.FORMERR),
         (GOOD[:4] + b"\0\0" + GOOD[6:12], Rcode.FORMERR),
         (GOOD[:4] + b"\0\2" + GOOD[6:] + GOOD[12:], Rcode.FORMERR),
+        (GOOD[:6] + b"\0\1" + GOOD[8:] + GOOD[12:] + bytes(6), Rcode.FORMERR),
+        (GOOD[:10] + b"\0\5" + GOOD[12:] + (b"\xc0\x0c\0\1\0\1" + bytes(6)) * 5, Rcode.FORMERR),
+        (GOOD + bytes(4096), Rcode.FORMERR),
         (GOOD[:2] + b"\x28" + GOOD[3:], Rcode.NOTIMP),
         (GOOD[:2] + b"\x21" + GOOD[3:], Rcode.NOTIMP),
     ],
-    ids=["cut", "a ring of names", "no question", "two questions", "update", "notify"],
+    ids=[
+        "cut",
+        "a ring of names",
+        "no question",
+        "two questions",
+        "an answer in it",
+        "too much besides",
+        "too long",
+        "update",
+        "notify",
+    ],
 )
 def test_what_is_answered_with_a_code(packet: bytes, rcode: Rcode) -> None:
     with pytest.raises(Malformed) as caught:
