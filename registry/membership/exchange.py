@@ -8,7 +8,7 @@ Where many nodes come at once, as after a partition, each of their alive message
 everybody by gossip, but not quite: with 200 nodes each hears each message a dozen times on average,
 and in 40 000 pairs of node and message there now and then is one that does not. In a pool of that
 size the next regular push/pull may be two minutes away, so after such a storm each node does one
-earlier, at a random moment.
+earlier, at a random moment. A regular one that falls into the storm is no substitute: it is too soon.
 
 A refused joiner is not told: it gets its answer before anybody checks what it sent. So some time
 after a join we ask once more whether the peer lists us now.
@@ -61,22 +61,26 @@ class Exchange:
         self._next_ms = context.now_ms + context.rng.random() * self._interval_ms
         self._confirmations: deque[tuple[float, Address]] = deque()
         self._newcomers = 0
+        #: When to look for what a storm of newcomers left out; never earlier, as it may still rage.
+        self._after_storm_ms = math.inf
 
     @property
     def _interval_ms(self) -> int:
         return self._context.config.push_pull_interval_ms * interval_scale(len(self._context.nodes))
 
     def next_deadline_ms(self) -> float:
-        if self._confirmations:
-            return min(self._next_ms, self._confirmations[0][0])
-        return self._next_ms
+        due_ms = min(self._next_ms, self._after_storm_ms)
+        return min(due_ms, self._confirmations[0][0]) if self._confirmations else due_ms
 
     def advance(self) -> None:
         now_ms = self._context.now_ms
         while self._confirmations and self._confirmations[0][0] <= now_ms:
             _, address = self._confirmations.popleft()
             self._confirm(address)
-        if now_ms >= self._next_ms:
+        is_after_storm = now_ms >= self._after_storm_ms
+        if is_after_storm:
+            self._after_storm_ms = math.inf
+        if is_after_storm or now_ms >= self._next_ms:
             self._next_ms = now_ms + self._interval_ms
             self._newcomers = 0
             self._sync()
@@ -85,10 +89,10 @@ class Exchange:
         """A node has come, or come back."""
         self._newcomers += 1
         storm_nodes = max(_STORM_NODES_MIN, len(self._context.nodes) // _STORM_SHARE)
-        if self._newcomers == storm_nodes:
+        if self._newcomers >= storm_nodes and self._after_storm_ms == math.inf:
             interval_ms = self._context.config.push_pull_interval_ms
-            early_ms = self._context.now_ms + interval_ms * (1 + self._context.rng.random()) / 3
-            self._next_ms = min(self._next_ms, early_ms)
+            delay_ms = interval_ms * (1 + self._context.rng.random()) / 3
+            self._after_storm_ms = self._context.now_ms + delay_ms
 
     def _sync(self) -> None:
         context = self._context
