@@ -8,7 +8,8 @@ Where many nodes come at once, as after a partition, each of their alive message
 everybody by gossip, but not quite: with 200 nodes each hears each message a dozen times on average,
 and in 40 000 pairs of node and message there now and then is one that does not. In a pool of that
 size the next regular push/pull may be two minutes away, so after such a storm each node does one
-earlier, at a random moment. A regular one that falls into the storm is no substitute: it is too soon.
+earlier, at a random moment. A regular one in
+the middle of the storm comes too soon to count.
 
 A refused joiner is not told: it gets its answer before anybody checks what it sent. So some time
 after a join we ask once more whether the peer lists us now.
