@@ -5,6 +5,7 @@ results become records. `resolver` is the core: a generator that is given a ques
 it wants to know (a read, a recursor's answer, the verdict of plugins), is told, and gives the
 reply. It has no socket, clock or loop. Around it:
 
+    rules      the configuration as the core looks it up  (pure)
     names      what a name asks for                       (pure)
     records    nodes and instances as records             (pure)
     messages   questions out of packets, replies into them, cut to size   (pure)

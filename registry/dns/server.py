@@ -7,13 +7,17 @@ import errno
 import ipaddress
 import logging
 import socket
+import struct
+import sys
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from registry.agent.config import AgentConfig
 from registry.agent.facade import AgentFacade
 from registry.dns.answering import Answerer
+from registry.dns.messages import QUESTION_BYTES_MAX
 from registry.errors import ConfigError
 
 logger = logging.getLogger("registry.dns")
@@ -77,20 +81,18 @@ class DnsServer:
     async def start(self) -> None:
         try:
             for listener in self.listeners:
-                await self._listen(listener)
+                self._listen(listener)
         except BaseException:
             await self.stop()
             raise
 
-    async def _listen(self, listener: Listen) -> None:
-        loop = asyncio.get_running_loop()
+    def _listen(self, listener: Listen) -> None:
         stream = open_socket(listener, socket.SOCK_STREAM)
         self._accepting.append(stream)
         host, port = stream.getsockname()[:2]
         stream.listen(BACKLOG)
         datagrams = open_socket(Listen(listener.address, port), socket.SOCK_DGRAM)
-        _, protocol = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
-        self._datagrams.append(protocol)
+        self._datagrams.append(_Datagrams(datagrams, self._received))
         self.addresses.append((host, port))
         name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         for network in ("tcp", "udp"):
@@ -114,24 +116,24 @@ class DnsServer:
         for stream in self._accepting:
             stream.close()
         for datagrams in self._datagrams:
-            await datagrams.close()
+            datagrams.close()
         self._datagrams.clear()
         self._accepting.clear()
         self._waiting.clear()
 
     # UDP
 
-    def received(self, datagram: _Datagram) -> None:
+    def _received(self, datagram: _Datagram) -> None:
         if len(self._waiting) + self._under_way < QUESTIONS_MAX:
             self._waiting.append(datagram)
             self._arrived.set()
 
     async def _answer(self, datagram: _Datagram) -> None:
         try:
-            client = datagram.client[:2]
+            client = _shown(datagram.client)
             answer = await self.answerer.answer(datagram.packet, client, over_tcp=False)
-            if answer is not None and not datagram.transport.is_closing():
-                datagram.transport.sendto(answer, datagram.client)
+            if answer is not None:
+                datagram.listener.send(answer, datagram)
         except Exception as problem:
             # As when the client's network is gone; whatever it is, it concerns this client alone.
             logger.debug("answer was not sent: error=%s", problem)
@@ -155,7 +157,7 @@ class DnsServer:
                 connection.close()
                 continue
             self._connections += 1
-            group.create_task(self._converse(connection, client[:2]), name="dns-connection")
+            group.create_task(self._converse(connection, _shown(client)), name="dns-connection")
 
     async def _converse(self, connection: socket.socket, client: tuple[str, int]) -> None:
         """Answer what comes over a connection, one after another, until it ends or is silent."""
@@ -191,62 +193,108 @@ class DnsServer:
         return True
 
 
+class _Datagrams:
+    """One UDP listener: hands over what comes, and sends answers.
+
+    An answer leaves from the address that was asked, or its client would not take it. Where all
+    addresses are listened on, the kernel tells with each packet which that was, and is told with
+    the answer (RFC 3542, 6.2; ip(7), IP_PKTINFO).
+    """
+
+    def __init__(self, sock: socket.socket, receive: Callable[[_Datagram], None]) -> None:
+        self._sock, self._receive = sock, receive
+        asyncio.get_running_loop().add_reader(sock, self._read)
+
+    def _read(self) -> None:
+        for _ in range(TURN_MAX):
+            try:
+                # One byte more than is read of any question, so that a longer one is refused.
+                packet, told, _, client = self._sock.recvmsg(QUESTION_BYTES_MAX + 1, _TOLD_BYTES)
+            except OSError:
+                return  # nothing more, or news of a client that is gone
+            self._receive(_Datagram(packet, client, self, told))
+
+    def send(self, packet: bytes, asked: _Datagram) -> None:
+        """Raises `OSError`; where the kernel has no room, the answer is lost like any packet."""
+        self._sock.sendmsg([packet], list(map(_back, asked.told)), 0, asked.client)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self._sock.close()
+
+
 @dataclass(frozen=True, slots=True)
 class _Datagram:
     packet: bytes
     client: tuple[Any, ...]
-    transport: asyncio.DatagramTransport
+    listener: _Datagrams
+    told: list[tuple[int, int, bytes]]  # with the packet, by the kernel
 
 
-class _Datagrams(asyncio.DatagramProtocol):
-    """One UDP listener: hands over what comes."""
+#: Room for what the kernel tells.
+_TOLD_BYTES = socket.CMSG_SPACE(32) if hasattr(socket, "CMSG_SPACE") else 0
 
-    def __init__(self, server: DnsServer) -> None:
-        self._server = server
-        self._transport: asyncio.DatagramTransport | None = None
-        self._closed = asyncio.Event()
+#: Interface, the local address, and the address in the packet's header; not in `socket` everywhere.
+_IP_PKTINFO = 8
+_PKTINFO = struct.Struct("=I4s4s")
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.DatagramTransport", transport)  # uvloop has its own class
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._closed.set()
+def _tell_addresses(sock: socket.socket) -> None:
+    """Have the kernel tell which of this host's addresses a packet was sent to."""
+    if sys.platform != "linux":
+        return
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
 
-    async def close(self) -> None:
-        assert self._transport is not None
-        self._transport.close()
-        await self._closed.wait()
 
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        assert self._transport is not None
-        self._server.received(_Datagram(data, addr, self._transport))
+def _back(told: tuple[int, int, bytes]) -> tuple[int, int, bytes]:
+    """What was told with a packet as it is told with the answer: from the same address, by
+    whatever interface leads to the client. An IPv6 address may need its interface."""
+    level, kind, data = told
+    if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+        _, local, _ = _PKTINFO.unpack(data)
+        data = _PKTINFO.pack(0, local, bytes(4))
+    return level, kind, data
 
-    def error_received(self, exc: Exception) -> None:
-        """A client was not there any more for an earlier answer: no matter."""
+
+def _shown(client: tuple[Any, ...]) -> tuple[str, int]:
+    """Address and port; an IPv4 client of a listener on both families as what it is."""
+    host, port = client[:2]
+    return (host.removeprefix("::ffff:") if "." in host else host), port
 
 
 def open_socket(listener: Listen, kind: socket.SocketKind) -> socket.socket:
     """A bound socket. Raises `ConfigError` that names the address and the remedy."""
     ip = ipaddress.ip_address(listener.address.strip("[]"))
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
-    sock = socket.socket(family, kind)
+    sock: socket.socket | None = None
     try:
-        if kind == socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Connections inherit it: an answer must not wait for a delayed ACK.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not ip.is_unspecified))
+        sock = socket.socket(family, kind)
+        _set_up(sock, kind, is_any=ip.is_unspecified)
         sock.bind((str(ip), listener.port))
-        sock.setblocking(False)
     except OSError as problem:
-        sock.close()
+        if sock is not None:
+            sock.close()
         network = "TCP" if kind == socket.SOCK_STREAM else "UDP"
         where = f"{listener.address}:{listener.port} ({network})"
         raise ConfigError(
             f"cannot listen on {where}: {_reason(problem)}", field="ports.dns"
         ) from problem
     return sock
+
+
+def _set_up(sock: socket.socket, kind: socket.SocketKind, *, is_any: bool) -> None:
+    sock.setblocking(False)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not is_any))
+    if kind == socket.SOCK_STREAM:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it: an answer must not wait for a delayed ACK.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    elif is_any:
+        _tell_addresses(sock)
 
 
 _REASONS = {

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -229,6 +230,28 @@ async def test_ipv6() -> None:
         query = dns.message.make_query(WEB, "A")
         answer = await dns.asyncquery.udp(query, "::1", timeout=5, port=running.port)
         assert answer.rcode() == Rcode.NOERROR
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8 on loopback")
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("over_tcp", [False, True], ids=["udp", "tcp"])
+async def test_an_answer_comes_from_the_address_that_was_asked(
+    address: str, over_tcp: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "registry.dns")
+    try:
+        open_socket(Listen(address), socket.SOCK_DGRAM).close()
+    except (ConfigError, OSError):
+        pytest.skip("no IPv6 here")
+    async with serving(make_facade(backend=await backend_with()), address) as running:
+        hosts = ["127.0.0.1", "127.1.2.3", *(["::1"] if address == "::" else [])]
+        for host in hosts:
+            query = dns.message.make_query(WEB, "A")
+            send = dns.asyncquery.tcp if over_tcp else dns.asyncquery.udp
+            answer = await send(query, host, timeout=5, port=running.port)
+            assert answer.rcode() == Rcode.NOERROR
+    assert " client=127.0.0.1:" in caplog.text
+    assert "ffff" not in caplog.text
 
 
 # Reads
