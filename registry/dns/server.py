@@ -90,7 +90,6 @@ class DnsServer:
         stream = open_socket(listener, socket.SOCK_STREAM)
         self._accepting.append(stream)
         host, port = stream.getsockname()[:2]
-        stream.listen(BACKLOG)
         datagrams = open_socket(Listen(listener.address, port), socket.SOCK_DGRAM)
         self._datagrams.append(_Datagrams(datagrams, self._received))
         self.addresses.append((host, port))
@@ -266,7 +265,7 @@ def _shown(client: tuple[Any, ...]) -> tuple[str, int]:
 
 
 def open_socket(listener: Listen, kind: socket.SocketKind) -> socket.socket:
-    """A bound socket. Raises `ConfigError` that names the address and the remedy."""
+    """A bound socket, listening if it is for TCP. Raises `ConfigError` that names the address and the remedy."""
     ip = ipaddress.ip_address(listener.address.strip("[]"))
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     sock: socket.socket | None = None
@@ -274,6 +273,8 @@ def open_socket(listener: Listen, kind: socket.SocketKind) -> socket.socket:
         sock = socket.socket(family, kind)
         _set_up(sock, kind, is_any=ip.is_unspecified)
         sock.bind((str(ip), listener.port))
+        if kind == socket.SOCK_STREAM:
+            sock.listen(BACKLOG)
     except OSError as problem:
         if sock is not None:
             sock.close()
