@@ -265,7 +265,8 @@ def _shown(client: tuple[Any, ...]) -> tuple[str, int]:
 
 
 def open_socket(listener: Listen, kind: socket.SocketKind) -> socket.socket:
-    """A bound socket, listening if it is for TCP. Raises `ConfigError` that names the address and the remedy."""
+    """A bound socket, listening if it is for TCP. Raises `ConfigError` that names the address and
+    the remedy."""
     ip = ipaddress.ip_address(listener.address.strip("[]"))
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     sock: socket.socket | None = None
