@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import dns.message
@@ -33,6 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         [sys.executable, str(CLUSTER), "--data-dir", str(data_dir)],
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
@@ -41,8 +43,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield data_dir
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        process.stdout.close()
+        try:
+            assert process.wait(60) == 0
+        finally:
+            # Whatever happened: the usual ports must be free for whoever comes next.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.stdout.close()
 
 
 def consul(node: int, line: str) -> tuple[int, str, str]:
