@@ -2,9 +2,9 @@
 
 `Resolver.resolve` is a generator. Each step that it yields is done by whoever drives it, who sends
 the result in: a `Read` gives the value of the query, `Run` what a prepared query found where it
-found something, `Recurse` the records that a recursor knows of
-a name of others, `Choose` the instances that plugins let through. An error of a read is thrown in;
-what the core has no answer for comes out again, and is a SERVFAIL.
+found something, `Recurse` the records that a recursor knows of a name of others, `Choose` the
+instances that plugins let through. An error of a read is thrown in; what the core has no answer for
+comes out again, and is a SERVFAIL.
 
     steps = resolver.resolve(question, now_s)
     step = next(steps)
