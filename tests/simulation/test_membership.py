@@ -160,26 +160,6 @@ def own_incarnation(node: SimulatedNode) -> int:
     return myself.incarnation
 
 
-def test_a_partition_of_half_heals_within_60_s() -> None:
-    """Each half took the other for dead; gossip still goes to the dead, who contradict.
-
-    In larger pools that alone is too slow: there the layer above has to try its failed members.
-    """
-    pool = grown(5, 60, LAN)
-    names = list(pool.nodes)
-    half = set(names[:30])
-    pool.split(half, set(names) - half)
-    assert pool.run(
-        MINUTE_MS,
-        lambda: any(alive_in(node) <= half for node in pool.running if node.name in half),
-    )
-    pool.heal()
-    assert pool.run(MINUTE_MS, lambda: everybody_alive(pool))
-    # All the way: nobody is even suspected, and it stays like this.
-    pool.run(30 * SECOND_MS)
-    assert everybody_alive(pool)
-
-
 def test_halves_that_forgot_each_other_heal_when_one_member_rejoins() -> None:
     """After a long partition the dead are dropped; the layer above remembers, and tries them."""
     pool = grown(6, 40, LAN)
@@ -194,12 +174,15 @@ def test_halves_that_forgot_each_other_heal_when_one_member_rejoins() -> None:
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("minutes", [1, 2, 5], ids=["one", "two", "five"])
-def test_with_the_serf_layer_a_long_partition_of_half_heals_within_60_s(minutes: int) -> None:
-    """Whether the lower layer has forgotten the other half, holds it dead, or some of each."""
+@pytest.mark.parametrize("seconds", [40, 60, 120, 300])
+def test_a_partition_of_half_heals_within_60_s(seconds: int) -> None:
+    """Whether the lower layer has forgotten the other half, holds it dead, or some of each.
+
+    By itself it heals small pools at most: it takes the layer above, which tries failed members.
+    """
     for seed in range(10, 20 if LONG else 11):
-        print(f"seed={seed} minutes={minutes}")
-        assert heals_after_s(seed, 200 if LONG else 40, minutes * MINUTE_MS) <= 60
+        print(f"seed={seed} seconds={seconds}")
+        assert heals_after_s(seed, 200 if LONG else 40, seconds * SECOND_MS) <= 60
 
 
 def heals_after_s(seed: int, count: int, partition_ms: int) -> float:
