@@ -62,7 +62,7 @@ except TimeoutError:
 
 ONLY_LONG = pytest.mark.skipif(not LONG, reason="in the long form: make network-campaign")
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("network")]
+pytestmark = pytest.mark.timeout(300)
 
 
 class Person(threading.Thread):

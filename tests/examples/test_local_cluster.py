@@ -21,10 +21,9 @@ from registry.testing.process import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "examples" / "local_cluster" / "cluster.py"
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8 on loopback"),
-    pytest.mark.xdist_group("usual-ports"),
-]
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="needs all of 127.0.0.0/8 on loopback"
+)
 
 
 @pytest.fixture(scope="module")
