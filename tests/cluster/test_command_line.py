@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,20 +27,6 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AgentProc
             yield server, client
 
 
-def run(agent: AgentProcess, *words: str) -> str:
-    """Standard output of `registry WORDS` at this agent; it must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "registry", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "REGISTRY_HTTP_ADDR": f"127.0.0.1:{agent.ports['http']}"},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
 def finished(output: str) -> set[str]:
     return set(re.findall(r"==> (\w+): finished with exit code 0", output))
 
@@ -61,7 +44,7 @@ def finished(output: str) -> set[str]:
 def test_exec_on_many_nodes(
     agents: tuple[AgentProcess, AgentProcess], asked: int, filters: list[str], nodes: set[str]
 ) -> None:
-    output = run(agents[asked], "exec", "-wait=2s", *filters, "echo hello")
+    output = agents[asked].run("exec", "-wait=2s", *filters, "echo hello")
     assert finished(output) == nodes
     assert set(re.findall(r"    (\w+): hello", output)) == nodes
     assert f"{len(nodes)} / {len(nodes)} node(s) completed" in output
@@ -72,8 +55,8 @@ def test_an_event_reaches_all_whom_it_concerns(agents: tuple[AgentProcess, Agent
         return bool(agent.client.get("/v1/event/list", {"name": name}).json())
 
     one, two = agents
-    run(one, "event", "-name=filtered", "-service=web")
-    run(one, "event", "-name=everybody")
+    one.run("event", "-name=filtered", "-service=web")
+    one.run("event", "-name=everybody")
     wait_until(lambda: all(seen(agent, "everybody") for agent in agents), "the event everywhere")
     wait_until(lambda: seen(two, "filtered"), "the event at the node with the service")
     assert not seen(one, "filtered")
@@ -87,20 +70,20 @@ def test_the_time_between_two_nodes(agents: tuple[AgentProcess, AgentProcess]) -
     wait_until(lambda: known() == {"one", "two"}, "coordinates of both", seconds=60)
     shape = r"Estimated one <-> two rtt: \d+\.\d{3} ms \(using LAN coordinates\)\n"
     for agent in agents:
-        assert re.fullmatch(shape, run(agent, "rtt", "one", "two"))
+        assert re.fullmatch(shape, agent.run("rtt", "one", "two"))
 
 
 def test_a_client_agent_passes_on_what_servers_do(
     agents: tuple[AgentProcess, AgentProcess], tmp_path: Path
 ) -> None:
     server, client = agents
-    assert run(client, "lock", "-n=2", "places", "echo held") == "held\n"
-    assert run(client, "operator", "raft", "list-peers") == run(
-        server, "operator", "raft", "list-peers"
+    assert client.run("lock", "-n=2", "places", "echo held") == "held\n"
+    assert client.run("operator", "raft", "list-peers") == server.run(
+        "operator", "raft", "list-peers"
     )
     file = str(tmp_path / "back.snap")
-    run(client, "kv", "put", "before", "1")
-    assert run(client, "snapshot", "save", file).startswith("Saved and verified snapshot")
-    run(client, "kv", "put", "before", "2")
-    assert run(client, "snapshot", "restore", file) == "Restored snapshot\n"
-    assert run(client, "kv", "get", "before") == "1\n"
+    client.run("kv", "put", "before", "1")
+    assert client.run("snapshot", "save", file).startswith("Saved and verified snapshot")
+    client.run("kv", "put", "before", "2")
+    assert client.run("snapshot", "restore", file) == "Restored snapshot\n"
+    assert client.run("kv", "get", "before") == "1\n"
