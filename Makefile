@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN_ARGS ?= -dev -ui -enable-script-checks -config-dir=config.d
-PYTEST_ARGS ?= -n 3 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile
 CAMPAIGN_RUNS ?= 20000
 
 .DEFAULT_GOAL := help
