@@ -149,18 +149,17 @@ def _alive(
     reader: Reader,
     facts: LocalServerFacts,
 ) -> Register | None:
-    # An agent says the rest of its node with its own registrations; gossip knows no more than an
-    # address, and must not take that away.
-    tagged, meta = (node.tagged_addresses, node.meta) if node else (None, None)
-    if node is None and _is_self(member.name, facts):
-        tagged, meta = dict(facts.tagged_addresses), dict(facts.node_meta)
+    is_self = _is_self(member.name, facts)
     wanted = Register(
         node=member.name,
         id=member.tags.get("id", ""),
         address=member.address,
         datacenter=facts.datacenter,
-        tagged_addresses=tagged,
-        node_meta=meta,
+        tagged_addresses=dict(facts.tagged_addresses) if is_self else None,
+        node_meta=dict(facts.node_meta) if is_self else None,
+        # An agent says the rest of its node with its own registrations; gossip knows no more than
+        # an address, and must not take that away, even if it comes between here and the log.
+        keep_node_details=True,
         service=None if server is None else _server_service(member, server),
         checks=(_serf_check(PASSING, ALIVE_OUTPUT),),
     )
@@ -201,8 +200,7 @@ def _server_service(member: PoolMember, server: ServerMember) -> Service:
 def _is_registered(wanted: Register, node: Node, reader: Reader) -> bool:
     """Whether the catalog says just this, as far as gossip has a say."""
     check = get_check(reader, node.node, SERF_CHECK_ID)
-    known = (node.id, node.address, node.tagged_addresses, node.meta)
-    if known != (wanted.id, wanted.address, wanted.tagged_addresses, wanted.node_meta):
+    if (node.id, node.address) != (wanted.id, wanted.address):
         return False
     if check is None or (check.status, check.output) != (PASSING, ALIVE_OUTPUT):
         return False

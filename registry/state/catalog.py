@@ -606,8 +606,9 @@ def _index_matches(existing: Node | Service | Check | None, index: int) -> bool:
 class Register(Command, tag="catalog-register", frozen=True, kw_only=True):
     """A node and, with it, a service on it and checks of either, all or nothing; True or `Refused`.
 
-    `skip_node_update` leaves a node that is there already as it is. `checks` may name the node or
-    leave it out. Ids of services and checks default to their names.
+    `skip_node_update` leaves a node that is there already as it is; `keep_node_details` leaves its
+    tagged addresses and meta, for one who registers without knowing them. `checks` may name the
+    node or leave it out. Ids of services and checks default to their names.
     """
 
     node: str
@@ -617,6 +618,7 @@ class Register(Command, tag="catalog-register", frozen=True, kw_only=True):
     tagged_addresses: dict[str, str] | None = None
     node_meta: dict[str, str] | None = None
     skip_node_update: bool = False
+    keep_node_details: bool = False
     service: Service | None = None
     checks: tuple[Check, ...] = ()
 
@@ -633,15 +635,18 @@ class Register(Command, tag="catalog-register", frozen=True, kw_only=True):
         return node_problem(self.node, self.id)
 
     def _apply_node(self, tx: Transaction) -> Refused | None:
+        existing = get_node(tx, self.node)
+        tagged_addresses, meta = self.tagged_addresses, self.node_meta
+        if existing is not None and self.keep_node_details:
+            tagged_addresses, meta = existing.tagged_addresses, existing.meta
         node = Node(
             node=self.node,
             id=self.id,
             address=self.address,
             datacenter=self.datacenter,
-            tagged_addresses=self.tagged_addresses,
-            meta=self.node_meta,
+            tagged_addresses=tagged_addresses,
+            meta=meta,
         )
-        existing = get_node(tx, self.node)
         if existing is not None and (self.skip_node_update or _same(node, existing)):
             return None
         refused = set_node(tx, node)

@@ -199,6 +199,24 @@ async def test_what_the_agent_said_of_its_node_is_kept(cluster: Cluster) -> None
     assert (node.tagged_addresses, node.meta) == ({"wan": "1.2.3.4"}, {"os": "linux"})
 
 
+async def test_what_an_agent_says_before_the_command_is_applied_is_kept(
+    cluster: Cluster,
+) -> None:
+    """The leader saw no node yet when it made its command."""
+    machine = cluster.backend.machine
+    command = catalog_command(client_member("c"), machine.reader, FACTS)
+    assert command is not None
+    said = Register(
+        node="c", id=server_id("c"), address="10.0.0.9", node_meta={"os": "linux"}, datacenter="dc1"
+    )
+    await cluster.backend.write(said)
+    await cluster.backend.write(command)
+    node = get_node(machine.reader, "c")
+    assert node is not None
+    assert node.meta == {"os": "linux"}
+    assert cluster.status("c") == "passing"
+
+
 async def test_a_failed_member_turns_critical_and_keeps_its_data(cluster: Cluster) -> None:
     reconciler = cluster.reconciler(FakePool())
     await reconciler.handle(client_member("c"))
