@@ -42,6 +42,11 @@ class LowerLayer(Protocol):
         """Drop a dead or left node at once."""
         ...
 
+    @property
+    def has_hearers(self) -> bool:
+        """Whether gossip goes to anybody: for a while also to those who are taken for dead."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True)
 class SerfContext:

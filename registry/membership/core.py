@@ -274,6 +274,10 @@ class SwimCore:
         return entry.view() if entry else None
 
     @property
+    def has_hearers(self) -> bool:
+        return self._context.has_hearers
+
+    @property
     def health_score(self) -> int:
         return self._context.health.score
 

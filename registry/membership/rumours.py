@@ -72,7 +72,7 @@ class Rumours:
         context.is_leaving = True
         name = context.name
         self.dead(Dead(context.myself.incarnation, name, name))
-        if not any(context.is_other(entry) and not entry.is_gone for entry in context.nodes):
+        if not context.has_hearers:
             # Nobody is there who could be told.
             context.leave_broadcast = None
             context.outputs.append(LeaveSent())

@@ -268,6 +268,11 @@ class Swim(Protocol):
     @property
     def nodes(self) -> list[Node]: ...
     @property
+    def has_hearers(self) -> bool:
+        """Whether gossip goes to anybody: for a while also to those who are taken for dead."""
+        ...
+
+    @property
     def health_score(self) -> int:
         """0 is healthy; a node with a bad score suspects itself and probes more slowly."""
         ...

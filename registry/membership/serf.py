@@ -489,7 +489,9 @@ class SerfCore:
         # Greater than every status time that we ever published: each was witnessed.
         l_time = self._clock.take()
         self._take_leave(self._context.name, l_time)
-        if self._context.alive_others():
+        if self._context.lower.has_hearers:
+            # Those taken for dead are told, too: it may be us who was too slow to hear them, and
+            # who says nothing is soon declared failed.
             intent = encode(LeaveIntent(l_time, self._context.name))
             self._intent_sent = self._intent_queue.add(intent)
         self._begin_step(LeaveStep.INTENT, self._context.config.broadcast_timeout_ms)

@@ -87,6 +87,10 @@ class SwimContext:
     def hearers(self) -> list[NodeEntry]:
         return [entry for entry in self.nodes if self.hears_gossip(entry)]
 
+    @property
+    def has_hearers(self) -> bool:
+        return any(self.hears_gossip(entry) for entry in self.nodes)
+
     def next_seq_no(self) -> int:
         self._seq_no = (self._seq_no + 1) & 0xFFFF_FFFF
         return self._seq_no

@@ -62,6 +62,10 @@ class Node:
 
     # LowerLayer.
 
+    @property
+    def has_hearers(self) -> bool:
+        return bool(self.knows - {self.name})
+
     def send_user(self, address: Address, data: bytes) -> None:
         self.pool.mail.append((address, data))
 

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
+from msgspec import structs
 
 from registry.errors import LocalProtocolError, TimedOut
 from registry.membership.addresses import Address
@@ -57,6 +58,7 @@ class Lower:
     forgotten: list[str] = field(default_factory=list)
     metas: list[bytes] = field(default_factory=list)
     leaves: int = 0
+    has_hearers: bool = True
 
     def send_user(self, address: Address, data: bytes) -> None:
         self.sent.append((address, data))
@@ -287,6 +289,22 @@ def test_a_leave_goes_on_as_soon_as_the_intent_is_out() -> None:
     intents = [decode(data) for _ in range(4) for data in alpha.core.broadcasts(1400, 3)]
     assert intents == [LeaveIntent(1, "alpha")] * 4
     alpha.pass_time(1)
+    assert alpha.lower.leaves == 1
+
+
+def test_those_taken_for_failed_are_told_of_a_leave() -> None:
+    """It may be us who was too slow to hear them."""
+    alpha = Alpha()
+    alpha.core.node_left(structs.replace(BETA, state=NodeState.DEAD))
+    alpha.core.leave()
+    assert alpha.core.broadcasts(1400, 3) == [encode(LeaveIntent(1, "alpha"))]
+
+
+def test_nobody_is_told_of_a_leave_when_nobody_would_hear() -> None:
+    alpha = Alpha()
+    alpha.lower.has_hearers = False
+    alpha.core.leave()
+    assert alpha.core.broadcasts(1400, 3) == []
     assert alpha.lower.leaves == 1
 
 
