@@ -24,7 +24,8 @@ from registry.http.params import NO_PATH, consistency_of, read_headers, read_res
 from registry.http.reads import (
     answer,
     ask,
-    filtered,
+    ask_filtered,
+    kept,
     near,
     node_meta,
     require_home,
@@ -235,13 +236,13 @@ async def _instances(request: ApiRequest, *, connect: bool) -> ApiResponse:
 async def node(request: ApiRequest) -> ApiResponse:
     """The node and its services by id, or null."""
     query = NodeServices(node=wanted_name(request, "Missing node name"))
-    meta = await ask(request, query)
+    meta, fits = await ask_filtered(request, query, NODE_SERVICE)
     found: NodeServicesResult | None = meta.value
     if found is None:
         return read_response(request, query, meta, None)
     shown = node_services_view(found)
-    kept = filtered(request, query, meta, NODE_SERVICE, shown.services.values())
-    result = NodeServicesView(shown.node, {each.id: each for each in kept})
+    by_id = {each.id: each for each in kept(fits, shown.services.values())}
+    result = NodeServicesView(shown.node, by_id)
     return read_response(request, query, meta, result)
 
 
@@ -257,13 +258,12 @@ async def node(request: ApiRequest) -> ApiResponse:
 async def node_services(request: ApiRequest) -> ApiResponse:
     """The node and its services in a list; both null when there is no such node."""
     query = NodeServices(node=wanted_name(request, "Missing node name"))
-    meta = await ask(request, query)
+    meta, fits = await ask_filtered(request, query, NODE_SERVICE)
     found: NodeServicesResult | None = meta.value
     if found is None:
         return read_response(request, query, meta, NodeServiceListView(None, None))
-    shown = [service_view(each) for each in found.services]
-    kept = filtered(request, query, meta, NODE_SERVICE, shown)
-    return read_response(request, query, meta, NodeServiceListView(node_view(found.node), kept))
+    shown = kept(fits, map(service_view, found.services))
+    return read_response(request, query, meta, NodeServiceListView(node_view(found.node), shown))
 
 
 @routes.get(

@@ -8,7 +8,8 @@ an operator that does not suit the field, or a value that is not of its kind, is
 expression is compiled and not when the first item happens to have it.
 
 A selector that passes through a list of objects holds when it holds for any of them. A key that a
-map does not have makes `==`, `in`, `matches` and `is not empty` false and their negations true.
+map does not have makes `==` and `in` false and all else true, `matches` too: clients have always
+seen it so.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import msgspec
 
 from registry.errors import Rejected
 from registry.http.api import HttpError
+from registry.state.quote import quote
 from registry.state.regexp import PatternError, compile_pattern
 
 if TYPE_CHECKING:
@@ -178,7 +180,7 @@ def _too_deep() -> FilterTooLarge:
 
 
 #: What opens and closes a level, and what only looks like it: quoted text.
-_NESTING = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|[()]')
+_NESTING = re.compile(r'"[^"]*"|`[^`]*`|[()]')
 
 
 def _check_size(expression: str) -> None:
@@ -192,13 +194,17 @@ def _check_size(expression: str) -> None:
             raise _too_deep()
 
 
+#: What may stand around an expression.
+_SPACES = " \t\r\n"
+
+
 @lru_cache(maxsize=256)
 def _parsed(expression: str) -> Tree[Any]:
     _check_size(expression)
     from lark.exceptions import LarkError
 
     try:
-        return _parser().parse(expression)
+        return _parser().parse(expression.strip(_SPACES))
     except LarkError as problem:
         raise FilterError(_syntax_error(problem)) from None
 
@@ -282,13 +288,16 @@ def _compile_match(tree: Tree[Any], selectors: Selectors) -> Predicate:
     if form not in _forms(field):
         # "x contains v" is only another way to write "v in x".
         shown = name.replace("Contains", "In")
-        raise FilterError(f'Invalid match operator "{shown}" for selector "{".".join(path)}"')
-    test = _test(form, field, _value(value), ".".join(path))
+        raise FilterError(f'Invalid match operator "{shown}" for selector {_quoted(path)}')
+    test = _test(form, field, _value(value), _quoted(path))
     holds = (lambda found: not test(found)) if negated else test
-    # A missing key is as good as an empty value; only asked for emptiness is that a match.
-    missing = (form == "empty") != negated
+    missing = form == "matches" or (form == "empty") != negated
     reader = _reader(path, selectors)
     return lambda item: reader(item, holds, missing)
+
+
+def _quoted(path: tuple[str, ...]) -> str:
+    return quote(".".join(path))
 
 
 def _path(selector: Tree[Any]) -> tuple[str, ...]:
@@ -313,9 +322,14 @@ _ESCAPES = {
     "\\": "\\", '"': '"',
 }  # fmt: skip
 _HEX_ESCAPES = {"x": 2, "u": 4, "U": 8}
+_OCTAL = re.compile(r"[0-3][0-7]{2}")
+
+INVALID_TEXT = "invalid syntax"
 
 
 def _unescaped(text: str) -> str:
+    if "\n" in text:
+        raise FilterError(INVALID_TEXT)
     if "\\" not in text:
         return text
     parts: list[str] = []
@@ -326,16 +340,19 @@ def _unescaped(text: str) -> str:
             parts.append(char)
             at += 1
             continue
-        letter = text[at + 1]  # the grammar has something follow every backslash
+        letter = text[at + 1 : at + 2]  # nothing: the text ends at the first quotation mark
         digits = _HEX_ESCAPES.get(letter, 0)
         at += 2
-        if digits:
+        if octal := _OCTAL.match(text, at - 1):
+            parts.append(chr(int(octal[0], 8)))
+            at += 2
+        elif digits:
             parts.append(_code_point(text[at : at + digits], digits))
             at += digits
         elif letter in _ESCAPES:
             parts.append(_ESCAPES[letter])
         else:
-            raise FilterError("invalid syntax in a quoted value")
+            raise FilterError(INVALID_TEXT)
     return "".join(parts)
 
 
@@ -344,7 +361,7 @@ def _code_point(text: str, digits: int) -> str:
         number = int(text, 16)
         if number < 0x110000 and not 0xD800 <= number < 0xE000:
             return chr(number)
-    raise FilterError("invalid syntax in a quoted value")
+    raise FilterError(INVALID_TEXT)
 
 
 def _value(tree: Tree[Any] | None) -> str:
@@ -367,7 +384,7 @@ def _resolve(path: tuple[str, ...], selectors: Selectors) -> Field:
         elif isinstance(field, Mapping) and part in field:
             field = field[part]
         else:
-            raise FilterError(f'Selector "{".".join(path[: at + 1])}" is not valid')
+            raise FilterError(f"Selector {_quoted(path[: at + 1])} is not valid")
     found: Field = field
     return found
 
@@ -376,7 +393,7 @@ def _forms(field: Field) -> tuple[str, ...]:
     """The operators, in positive form, that a field can be asked with."""
     if isinstance(field, Kind):
         return {
-            TEXT: ("equal", "in", "matches", "empty"),
+            TEXT: ("equal", "in", "matches"),
             NUMBER: ("equal",),
             FLAG: ("equal",),
             TEXTS: ("in", "empty"),
@@ -387,7 +404,7 @@ def _forms(field: Field) -> tuple[str, ...]:
 
 
 def _test(form: str, field: Field, value: str, selector: str) -> Callable[[Any], bool]:
-    """What a found value is put to."""
+    """What a found value is put to. `selector` is quoted already."""
     if form == "empty":
         return lambda found: not found
     if form == "in":
@@ -397,7 +414,8 @@ def _test(form: str, field: Field, value: str, selector: str) -> Callable[[Any],
             return compile_pattern(value).found_in
         except PatternError as problem:
             raise FilterError(
-                f'Failed to compile regular expression "{value}": error parsing regexp: {problem}'
+                f"Failed to compile regular expression {quote(value)}: "
+                f"error parsing regexp: {problem}"
             ) from None
     wanted = _coerced(field, value, selector)
     return lambda found: bool(found == wanted)
@@ -410,8 +428,8 @@ def _coerced(field: Field, value: str, selector: str) -> str | int | bool:
     if result is None:
         parser = "ParseBool" if field is FLAG else "ParseInt"
         raise FilterError(
-            f'Failed to coerce value "{value}" for selector "{selector}": '
-            f'strconv.{parser}: parsing "{value}": invalid syntax'
+            f"Failed to coerce value {quote(value)} for selector {selector}: "
+            f"strconv.{parser}: parsing {quote(value)}: invalid syntax"
         )
     return result
 

@@ -14,7 +14,7 @@ from registry.http.filter import INSTANCE, UI_NODE
 from registry.http.operations import Operation, Refusal
 from registry.http.options import FILTER, READ, reads
 from registry.http.params import read_response
-from registry.http.reads import answer, ask, filtered, options_of, wanted_name
+from registry.http.reads import answer, ask, ask_filtered, kept, options_of, wanted_name
 from registry.http.shapes import (
     CheckView,
     InstanceView,
@@ -111,10 +111,9 @@ async def node(request: ApiRequest) -> ApiResponse:
 )
 async def services(request: ApiRequest) -> ApiResponse:
     query = AllHealth()
-    meta = await ask(request, query)
-    shown = [instance_view(each) for each in meta.value]
-    kept = filtered(request, query, meta, INSTANCE, shown)
-    return read_response(request, query, meta, summaries(kept))
+    meta, fits = await ask_filtered(request, query, INSTANCE)
+    shown = kept(fits, map(instance_view, meta.value))
+    return read_response(request, query, meta, summaries(shown))
 
 
 @routes.get(

@@ -9,10 +9,9 @@ import msgspec
 
 from registry.errors import NoPath
 from registry.http.api import ApiRequest, ApiResponse, HttpError, index_headers
-from registry.http.filter import Selectors, compile_filter
+from registry.http.filter import Predicate, Selectors, compile_filter
 from registry.http.params import (
     enter,
-    read_headers,
     read_options,
     read_response,
 )
@@ -42,6 +41,10 @@ def _refused_read(status: int, text: str, headers: tuple[tuple[str, str], ...] =
 
 async def ask(request: ApiRequest, query: Query) -> ReadResult:
     options = options_of(request)  # first: `?cached` has the request go through the cache
+    return await _read(request, query, options)
+
+
+async def _read(request: ApiRequest, query: Query, options: ReadOptions) -> ReadResult:
     try:
         return await request.agent.read(query, options)
     except NoPath as problem:
@@ -55,26 +58,37 @@ async def answer(
     selectors: Selectors | None = None,
 ) -> ApiResponse:
     """The list that `query` finds, each item shown by `show`, kept if the request's filter fits."""
-    meta = await ask(request, query)
-    shown = [show(item) for item in meta.value]
-    if selectors is not None:
-        shown = filtered(request, query, meta, selectors, shown)
-    return read_response(request, query, meta, shown)
+    meta, fits = await ask_filtered(request, query, selectors or {})
+    return read_response(request, query, meta, kept(fits, map(show, meta.value)))
 
 
-def filtered(
-    request: ApiRequest, query: Query, meta: ReadResult, selectors: Selectors, items: Iterable[T]
-) -> list[T]:
-    """The items that the request's `?filter=` keeps. HttpError 500 for an expression that is none,
-    with the headers of the read that it was for."""
+async def ask_filtered(
+    request: ApiRequest, query: Query, selectors: Selectors
+) -> tuple[ReadResult, Predicate | None]:
+    """What was asked, and the request's `?filter=` for `kept`.
+
+    HttpError 500 for an expression that is none, before anything is asked or waited for; no
+    `selectors` are for a listing that knows no filter.
+    """
+    options = options_of(request)
+    fits = _filter_of(request, selectors)
+    return await _read(request, query, options), fits
+
+
+def _filter_of(request: ApiRequest, selectors: Selectors) -> Predicate | None:
     expression = plain(request.query.get("filter"))
-    if not expression:
-        return list(items)
+    if not expression or not selectors:
+        return None
     try:
-        fits = compile_filter(expression, selectors)
+        return compile_filter(expression, selectors)
     except HttpError as problem:
-        headers = (*problem.headers, *index_headers(meta), *read_headers(request, query, meta))
-        raise HttpError(problem.status, problem.text, headers) from None
+        raise _refused_read(problem.status, problem.text, problem.headers) from None
+
+
+def kept(fits: Predicate | None, items: Iterable[T]) -> list[T]:
+    """The items that a filter keeps; all of them without one."""
+    if fits is None:
+        return list(items)
     return [item for item in items if fits(msgspec.to_builtins(item))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -175,6 +176,22 @@ async def test_a_bad_filter_still_tells_the_index(api: Handlers) -> None:
     response = await api.request("GET", "/v1/catalog/nodes?filter=Nope==x")
     assert response.status == 500
     assert header(response, "X-Consul-Index") == "1"
+    assert header(response, "X-Consul-KnownLeader") == "false"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/catalog/nodes?index=100000&wait=10m&filter=Nope==x",
+        "/v1/catalog/node/unknown?filter=Nope==x",
+        "/v1/catalog/node-services/unknown?filter=Nope==x",
+        "/v1/internal/ui/services?index=100000&wait=10m&filter=Nope==x",
+    ],
+)
+async def test_a_bad_filter_is_told_before_anything_is_read(api: Handlers, path: str) -> None:
+    response = await asyncio.wait_for(api.request("GET", path), 5)
+    assert response.status == 500
+    assert b'Selector "Nope" is not valid' in response.body
 
 
 async def test_mesh_settings_are_kept_and_shown_in_order(api: Handlers) -> None:
