@@ -7,6 +7,7 @@ by formatting, without a dictionary in between.
 from __future__ import annotations
 
 from binascii import b2a_base64
+from operator import itemgetter
 from typing import NotRequired, TypedDict
 from urllib.parse import urlencode
 
@@ -190,7 +191,8 @@ async def get(request: ApiRequest) -> ApiResponse:
     if entry is None:
         return empty_response(404, meta)
     if "raw" in query:
-        return ApiResponse(200, entry.value, TEXT_TYPE, index_headers(meta) + _RAW_HEADERS)
+        content_type = TEXT_TYPE if entry.value else ""  # nothing has no type
+        return ApiResponse(200, entry.value, content_type, index_headers(meta) + _RAW_HEADERS)
     return _json(b"[%b]" % entry_json(key, entry), meta)
 
 
@@ -294,7 +296,8 @@ def _require(key: bytes) -> None:
 def _refuse_conflict(request: ApiRequest, *names: str) -> None:
     query = request.query
     if sum(name in query for name in names) > 1:
-        raise HttpError(400, "Conflicting flags: " + urlencode(sorted(query.pairs())))
+        given = sorted(query.pairs(), key=itemgetter(0))  # values keep the order they came in
+        raise HttpError(400, "Conflicting flags: " + urlencode(given))
 
 
 def _number(request: ApiRequest, name: str) -> int | None:

@@ -18,6 +18,7 @@ from registry.agent.durations import parse_duration
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Parameters, json_response
 from registry.http.cache_control import CacheControl
 from registry.state.base import Query, ReadOptions, ReadResult
+from registry.state.quote import quote
 
 U64_MAX = (1 << 64) - 1
 
@@ -59,10 +60,10 @@ def _unescaped(raw: bytes) -> bytes:
 def parse_uint(text: str) -> int:
     """An unsigned 64-bit number in decimal. Raises `ValueError` with the text that clients know."""
     if not (text.isascii() and text.isdigit()):
-        raise ValueError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
     number = int(text) if len(text) < 40 else U64_MAX + 1
     if number > U64_MAX:
-        raise ValueError(f'strconv.ParseUint: parsing "{text}": value out of range')
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
     return number
 
 
@@ -98,11 +99,11 @@ def datacenter(request: ApiRequest) -> str:
 
 def enter(request: ApiRequest, name: str) -> None:
     """Have the request served by the datacenter `name`: its handler goes on with an agent whose
-    backend is that one's. HttpError 500 when there is no way there."""
-    wanted = name.lower()
-    if wanted == request.agent.datacenter.lower():
+    backend is that one's. HttpError 500 when there is no way there, also for a name that is not
+    in lower case as all of them are."""
+    if name == request.agent.datacenter:
         return
-    agent = request.agent.elsewhere(wanted)
+    agent = request.agent.elsewhere(name)
     if agent is None:
         raise HttpError(500, NO_PATH)
     request.agent = agent
@@ -144,7 +145,6 @@ def _discovers(path: str) -> bool:
 
 def consistency_of(request: ApiRequest) -> tuple[str, int]:
     """Mode and the oldest answer allowed, ns; 0 = any age. Raises `HttpError` as `read_options`."""
-    CacheControl.read(request.headers.get("cache-control", ""))  # a bad one is refused here
     query, config = request.query, request.agent.config
     stale, consistent, max_stale_ns = "stale" in query, "consistent" in query, 0
     cached = "cached" in query and config.http_config.use_cache
@@ -152,7 +152,7 @@ def consistency_of(request: ApiRequest) -> tuple[str, int]:
         try:
             max_stale_ns = parse_duration(text)
         except ValueError:
-            raise HttpError(400, f'Invalid max_stale value "{text}"') from None
+            raise HttpError(400, f"Invalid max_stale value {quote(text)}") from None
         stale = stale or max_stale_ns > 0
     chosen = stale or consistent or cached or "leader" in query
     if not chosen and config.discovery_max_stale_ns > 0 and _discovers(request.path):
@@ -161,6 +161,7 @@ def consistency_of(request: ApiRequest) -> tuple[str, int]:
         raise _conflict("stale")
     if consistent and cached:
         raise _conflict("cached")
+    CacheControl.read(request.headers.get("cache-control", ""))  # a bad one is refused here
     return ("consistent" if consistent else "stale" if stale else "default"), max_stale_ns
 
 

@@ -56,6 +56,13 @@ async def test_a_raw_value_can_not_pass_for_a_page(api: Handlers) -> None:
     assert header(response, "Content-Security-Policy") == "sandbox"
 
 
+async def test_an_empty_raw_value_has_no_type(api: Handlers) -> None:
+    await put(api, "empty", b"")
+    response = await api.request("GET", "/v1/kv/empty?raw")
+    assert (response.status, response.body) == (200, b"")
+    assert header(response, "Content-Type") is None
+
+
 async def test_everything_can_be_listed(api: Handlers) -> None:
     assert await api.json("GET", "/v1/kv/?keys") == []
     assert (await api.request("GET", "/v1/kv/?recurse")).status == 404
@@ -118,7 +125,9 @@ async def test_keys_that_look_alike_in_json_stay_apart(api: Handlers) -> None:
             400,
             "Conflicting flags: acquire=x&release=y+z",
         ),
+        ("PUT", "/v1/kv/a?cas=9&acquire=x&cas=0", 400, "Conflicting flags: acquire=x&cas=9&cas=0"),
         ("DELETE", "/v1/kv/a?recurse&cas=1", 400, "Conflicting flags: cas=1&recurse="),
+        ("PUT", "/v1/kv/a?cas=%22", 500, 'strconv.ParseUint: parsing "\\"": invalid syntax'),
         ("PUT", "/v1/kv/a?flags=-1", 500, 'strconv.ParseUint: parsing "-1": invalid syntax'),
         ("PUT", "/v1/kv/a?flags=", 500, 'strconv.ParseUint: parsing "": invalid syntax'),
         (

@@ -70,7 +70,7 @@ def test_query_strings_with_bad_escapes(raw: bytes) -> None:
         (b"max_stale=5s", "/v1/kv/a", {"mode": "stale", "max_stale_ms": 5000}),
         (b"max_stale=0s", "/v1/kv/a", {}),
         (b"stale&max_stale=10s", "/v1/kv/a", {"mode": "stale", "max_stale_ms": 10_000}),
-        (b"dc=DC1", "/v1/kv/a", {}),
+        (b"dc=dc1", "/v1/kv/a", {}),
     ],
 )
 def test_consistency(query: bytes, path: str, options: dict[str, Any]) -> None:
@@ -118,7 +118,16 @@ def test_discovery_may_be_stale_by_configuration(query: bytes, path: str, mode: 
         (b"index=18446744073709551616", {}, 400, "Invalid index"),
         (b"wait=x", {}, 400, "Invalid wait time"),
         (b"wait=1", {}, 400, "Invalid wait time"),
+        (b"max_stale=%22%5C", {}, 400, 'Invalid max_stale value "\\"\\\\"'),
         (b"dc=nowhere", {}, 500, "No path to datacenter"),
+        (b"dc=DC1", {}, 500, "No path to datacenter"),
+        (
+            b"stale&consistent&index=x",
+            {"cache_control": "max-age=abc"},
+            400,
+            "Cannot specify ?stale with ?consistent, conflicting semantics.",
+        ),
+        (b"index=x", {"cache_control": "max-age=abc"}, 400, "Invalid Cache-Control header."),
         (b"", {"cache_control": "max-age=abc"}, 400, "Invalid Cache-Control header."),
         (b"cached", {"cache_control": "stale-if-error=x"}, 400, "Invalid Cache-Control header."),
     ],
@@ -127,7 +136,7 @@ def test_options_that_are_refused(
     query: bytes, headers: dict[str, str], status: int, text: str
 ) -> None:
     with pytest.raises(HttpError) as caught:
-        params.read_options(request(query, **headers))
+        params.read_options(request(query, config=None, **headers))
     assert (caught.value.status, caught.value.text) == (status, text)
 
 
