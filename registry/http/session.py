@@ -153,16 +153,16 @@ def _service_checks_json(checks: tuple[ServiceCheck, ...] | None) -> list[dict[s
 )
 async def create(request: ApiRequest) -> ApiResponse:
     """A new session's id; without a body a session of this agent's node, all by default."""
-    value = params.decode_json(request, await request.body())
+    body = await request.body()
+    if body.isspace():
+        raise HttpError(400, "Request decode failed: EOF")
+    value = params.decode_json(request, body)
     given = {} if value is None else value
     try:
-        command = _create_command(
-            request, read_fields(given, _CREATE_FIELDS, "Session", lenient=True)
-        )
+        found = read_fields(given, _CREATE_FIELDS, "Session", lenient=True)
+        command = _create_command(request, {**_nulls(given), **found})
     except ValueError as problem:
         raise HttpError(400, f"Request decode failed: {problem}") from None
-    if _is_null(given, "nodechecks"):
-        command = msgspec.structs.replace(command, node_checks=None)
     params.datacenter(request)
     command = _with_ttl(request, command)
     session: Session = errors.check(await request.agent.write(command))
@@ -171,8 +171,7 @@ async def create(request: ApiRequest) -> ApiResponse:
 
 def _create_command(request: ApiRequest, given: dict[str, Any]) -> SessionCreate:
     """Raises `ValueError`."""
-    checks = given.get("checks")
-    node_checks = given.get("node_checks", (DEFAULT_CHECK,))
+    checks, node_checks = _checks_of(given)
     service_checks = given.get("service_checks")
     return SessionCreate(
         name=given.get("name", ""),
@@ -180,16 +179,33 @@ def _create_command(request: ApiRequest, given: dict[str, Any]) -> SessionCreate
         lock_delay_ns=_lock_delay_ns(given),
         behavior=given.get("behavior") or RELEASE,
         ttl=given.get("ttl", ""),
-        # An empty list in the older spelling drops the default check of the newer one.
-        node_checks=() if checks == () else node_checks,
+        node_checks=node_checks,
         service_checks=None if service_checks is None else tuple(service_checks),
-        checks=checks or None,
+        checks=checks,
     )
 
 
-def _is_null(given: dict[str, Any], name: str) -> bool:
-    """Whether a client said null where that is not the same as saying nothing."""
-    return any(key.lower() == name and value is None for key, value in given.items())
+_Names = tuple[str, ...] | None
+
+
+def _checks_of(given: dict[str, Any]) -> tuple[_Names, _Names]:
+    """What a session is to depend on, in the older spelling and in the newer one; the default is
+    there in both. No checks in one of them drop the default of the other."""
+    checks = given.get("checks", (DEFAULT_CHECK,))
+    node_checks = given.get("node_checks", (DEFAULT_CHECK,))
+    if not checks:
+        return None, ()
+    if checks == (DEFAULT_CHECK,) or not node_checks:
+        return None, node_checks
+    return checks, node_checks
+
+
+def _nulls(given: Any) -> dict[str, None]:
+    """The lists of checks of which a client said null, which is not the same as saying nothing."""
+    names = {"checks": "checks", "nodechecks": "node_checks"}
+    said = given.items() if isinstance(given, dict) else ()
+    found = (names.get(key.lower()) for key, value in said if value is None)
+    return {name: None for name in found if name}
 
 
 def _lock_delay_ns(given: dict[str, Any]) -> int:
@@ -255,15 +271,15 @@ async def destroy(request: ApiRequest) -> ApiResponse:
     Operation(
         summary="Have the TTL of a session begin anew",
         path=(_SESSION,),
-        parameters=(DATACENTER,),
+        parameters=READ,
         answers=shows(list[SessionObject]),
         refusals=(_NO_UUID, Refusal(404, "Session id '…' not found")),
     ),
 )
 async def renew(request: ApiRequest) -> ApiResponse:
     """The session in a list; 404 when there is none."""
+    params.read_options(request)  # all are looked at, though only the datacenter changes anything
     session_id = wanted_name(request, "Missing session")
-    params.datacenter(request)
     session: Session | None = errors.check(await request.agent.write(SessionRenew(id=session_id)))
     if session is None:
         raise HttpError(404, f"Session id '{session_id}' not found")

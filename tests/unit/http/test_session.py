@@ -73,6 +73,12 @@ async def test_defaults(api: Handlers, raw: bytes) -> None:
         pytest.param({"nodechecks": None}, {"NodeChecks": None}, id="null node checks"),
         pytest.param({"Checks": []}, {"NodeChecks": []}, id="no checks, old spelling"),
         pytest.param(
+            {"Checks": [], "NodeChecks": ["c"]}, {"NodeChecks": []}, id="nor in the new one then"
+        ),
+        pytest.param(
+            {"Checks": None, "NodeChecks": None}, {"NodeChecks": []}, id="null, old spelling"
+        ),
+        pytest.param(
             {"Checks": ["c"]}, {"NodeChecks": ["serfHealth"], "Checks": ["c"]}, id="old spelling"
         ),
         pytest.param(
@@ -88,6 +94,24 @@ async def test_forms_of_a_body(api: Handlers, body: Any, expected: dict[str, Any
     assert {name: shown[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("body", "node_checks"),
+    [
+        pytest.param({"Checks": []}, [], id="none"),
+        pytest.param({"Checks": ["serfHealth"]}, ["serfHealth"], id="the default"),
+        pytest.param({"Checks": ["serfHealth"], "NodeChecks": ["c"]}, ["c"], id="and others"),
+        pytest.param({"Checks": ["c"], "NodeChecks": []}, [], id="but none in the new spelling"),
+        pytest.param({"Checks": ["c"], "NodeChecks": None}, None, id="or null"),
+    ],
+)
+async def test_what_the_old_spelling_leaves_unsaid(
+    api: Handlers, body: Any, node_checks: list[str] | None
+) -> None:
+    shown = await create(api, body)
+    assert shown["NodeChecks"] == node_checks
+    assert "Checks" not in shown
+
+
 TTL_LIMITS = "must be between [10s=24h0m0s]"
 
 
@@ -97,6 +121,7 @@ TTL_LIMITS = "must be between [10s=24h0m0s]"
         (b"{", 400, "Request decode failed: "),
         (b"[]", 400, "Request decode failed: "),
         (b"5", 400, "Request decode failed: "),
+        (b" \n", 400, "Request decode failed: EOF"),
         (b'{"Name": 5}', 400, "Request decode failed: "),
         (b'{"NodeChecks": "c"}', 400, "Request decode failed: "),
         (b'{"NodeChecks": [1]}', 400, "Request decode failed: "),
@@ -146,6 +171,8 @@ async def test_the_least_ttl_is_a_setting() -> None:
             "failed session lookup: index error: UUID must be 36 characters",
         ),
         ("PUT", f"/v1/session/renew/{UNKNOWN}", 404, f"Session id '{UNKNOWN}' not found"),
+        ("PUT", f"/v1/session/renew/{UNKNOWN}?index=x", 400, "Invalid index"),
+        ("PUT", f"/v1/session/renew/{UNKNOWN}?dc=nowhere", 500, "No path to datacenter"),
         ("PUT", "/v1/session/create?dc=nowhere", 500, "No path to datacenter"),
         ("PUT", f"/v1/session/destroy/{UNKNOWN}?dc=nowhere", 500, "No path to datacenter"),
         ("GET", "/v1/session/list?dc=nowhere", 500, "No path to datacenter"),
