@@ -24,6 +24,8 @@ from registry.http.operations import Operation as ApiOperation
 from registry.http.options import READ, json_body
 from registry.http.origin import REASON, with_origin
 from registry.http.shapes import (
+    CHECK_FIELDS,
+    SERVICE_FIELDS,
     BodyError,
     CheckView,
     Field,
@@ -35,17 +37,16 @@ from registry.http.shapes import (
     fields,
     node_view,
     object_schema,
-    read_check,
     read_fields,
     read_node,
-    read_service,
     reader,
     service_view,
     text,
     unsigned,
 )
 from registry.state.base import ReadResult
-from registry.state.catalog_records import Check, Node, Service
+from registry.state.catalog_records import Check, CheckSpec, Node, Service
+from registry.state.quote import quote
 from registry.state.txn import (
     CheckOperation,
     KvOperation,
@@ -87,20 +88,68 @@ def _object(table: Fields) -> Reader:
     return read
 
 
+# A namespace is let pass and not heeded here, unlike in registrations.
+_SERVICE_FIELDS: Final[Fields] = {**SERVICE_FIELDS, **fields(content_hash=text, namespace=text)}
+_CHECK_FIELDS: Final[Fields] = {**CHECK_FIELDS, **fields(namespace=text)}
+
 _OPERATION_FIELDS: Final[Fields] = {
     "kv": Field(
         "kv",
         _object(
-            fields(verb=text, key=text, value=_base64, flags=unsigned, index=unsigned, session=text)
+            fields(
+                verb=text,
+                key=text,
+                value=_base64,
+                flags=unsigned,
+                index=unsigned,
+                session=text,
+                namespace=text,
+            )
         ),
         "KV",
     ),
     **fields(
         node=_object(fields(verb=text, node=read_node)),
-        service=_object(fields(verb=text, node=text, service=read_service)),
-        check=_object(fields(verb=text, check=read_check)),
+        service=_object(fields(verb=text, node=text, service=_object(_SERVICE_FIELDS))),
+        check=_object(fields(verb=text, check=_object(_CHECK_FIELDS))),
     ),
 }
+
+#: What a transaction heeds of a service, a check and its definition: less than a registration.
+_OF_SERVICE: Final = (
+    "id",
+    "name",
+    "tags",
+    "address",
+    "meta",
+    "port",
+    "weights",
+    "enable_tag_override",
+    "modify_index",
+)
+_OF_CHECK: Final = (
+    "node",
+    "check_id",
+    "name",
+    "status",
+    "notes",
+    "output",
+    "service_id",
+    "service_name",
+    "service_tags",
+    "modify_index",
+)
+_OF_DEFINITION: Final = (
+    "http",
+    "tls_skip_verify",
+    "header",
+    "method",
+    "body",
+    "tcp",
+    "interval_ns",
+    "timeout_ns",
+    "deregister_critical_service_after_ns",
+)
 
 _OPERATIONS_SCHEMA: Final = {
     "type": "array",
@@ -220,11 +269,18 @@ def _operation(request: ApiRequest, given: dict[str, Any]) -> Operation | None:
 
 
 def _kv_operation(
-    request: ApiRequest, *, verb: str = "", key: str = "", value: bytes = b"", **rest: Any
+    request: ApiRequest,
+    *,
+    verb: str = "",
+    key: str = "",
+    value: bytes = b"",
+    namespace: str = "",
+    **rest: Any,
 ) -> KvOperation:
     limit = request.agent.config.limits.kv_max_value_size
     if len(value) > limit:
-        raise HttpError(413, f'Value for key "{key}" is too large ({len(value)} > {limit} bytes)')
+        sizes = f"({len(value)} > {limit} bytes)"
+        raise HttpError(413, f"Value for key {quote(key)} is too large {sizes}")
     return KvOperation(verb=verb, key=key.encode(), value=value, **rest)
 
 
@@ -232,31 +288,25 @@ def _node_operation(
     request: ApiRequest, *, verb: str = "", node: Node | None = None
 ) -> NodeOperation:
     node = node or Node(node="")
-    datacenter = node.datacenter or request.query.get("dc").lower() or request.agent.datacenter
+    datacenter = node.datacenter or request.query.get("dc") or request.agent.datacenter
     return NodeOperation(verb=verb, node=msgspec.structs.replace(node, datacenter=datacenter))
 
 
 def _service_operation(
-    *, verb: str = "", node: str = "", service: Service | None = None
+    *, verb: str = "", node: str = "", service: dict[str, Any] | None = None
 ) -> ServiceOperation:
-    # A transaction knows fewer fields of a service than a registration does.
-    given = service or Service()
-    known = Service(
-        id=given.id,
-        name=given.name,
-        tags=given.tags,
-        address=given.address,
-        meta=given.meta,
-        port=given.port,
-        weights=given.weights,
-        enable_tag_override=given.enable_tag_override,
-        modify_index=given.modify_index,
-    )
-    return ServiceOperation(verb=verb, node=node, service=known)
+    return ServiceOperation(verb=verb, node=node, service=Service(**_known(service, _OF_SERVICE)))
 
 
-def _check_operation(*, verb: str = "", check: Check | None = None) -> CheckOperation:
-    return CheckOperation(verb=verb, check=check or Check())
+def _check_operation(*, verb: str = "", check: dict[str, Any] | None = None) -> CheckOperation:
+    given = check or {}
+    spec = given.get("definition", CheckSpec())
+    known = CheckSpec(**{name: getattr(spec, name) for name in _OF_DEFINITION})
+    return CheckOperation(verb=verb, check=Check(definition=known, **_known(given, _OF_CHECK)))
+
+
+def _known(given: dict[str, Any] | None, names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in (given or {}).items() if name in names}
 
 
 # Showing the outcome

@@ -25,7 +25,7 @@ from typing import Final
 
 import msgspec
 
-from registry.state import kv
+from registry.state import kv, uuids
 from registry.state.base import Command, Query, Refused, Transaction, max_index
 from registry.state.catalog_records import CRITICAL, fold, get_check, get_node
 from registry.state.tables import Table
@@ -37,9 +37,6 @@ from registry.storage.store import Reader, prefix_stop
 LOCK_DELAY_MAX_MS: Final = 60 * 1000
 
 RELEASE, DELETE = "release", "delete"
-
-_UUID_CHARACTERS = 36
-_UUID_HYPHENS_MAX = 4
 
 _INDEX = "sessions"
 _NODES = STATE + encode_parts("session-nodes")
@@ -92,29 +89,13 @@ def on_session_end(listener: Callable[[Transaction, str], None]) -> None:
 
 def session_key(session_id: str) -> str | Refused:
     """The form in which an id is looked up, or the refusal of what cannot be an id."""
-    problem = _uuid_problem(session_id)
-    if problem:
-        return Refused(f"failed session lookup: index error: {problem}")
+    if flaw := uuids.loose_flaw(session_id):
+        return Refused(f"failed session lookup: index error: {flaw}")
     return _plain(session_id)
 
 
 def _plain(session_id: str) -> str:
     return session_id.replace("-", "").lower()
-
-
-def _uuid_problem(text: str) -> str:
-    if len(text.encode("utf-8", "surrogateescape")) != _UUID_CHARACTERS:
-        return "UUID must be 36 characters"
-    hyphens = text.count("-")
-    if hyphens > _UUID_HYPHENS_MAX:
-        return f'UUID should have maximum of 4 "-"; got {hyphens}'
-    digits = text.replace("-", "")
-    if len(digits) % 2:
-        return "UUID (without hyphens) must be even length"
-    wrong = next((char for char in digits if char not in "0123456789abcdefABCDEF"), None)
-    return (
-        f"Invalid UUID: encoding/hex: invalid byte: U+{ord(wrong):04X} {wrong!r}" if wrong else ""
-    )
 
 
 def _session_topic(key: str) -> Topic:

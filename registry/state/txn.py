@@ -28,6 +28,7 @@ from registry.state.catalog_records import (
 from registry.state.kv import KvEntry
 from registry.state.quote import quote
 from registry.state.topics import Topic
+from registry.state.uuids import strict_flaw
 from registry.storage.store import Reader
 
 #: Verbs that change nothing. A transaction of only these is a read.
@@ -169,8 +170,9 @@ def _prepare(tx: Transaction, operation: Operation) -> Operation | Refused:
         if isinstance(service, Refused):
             return service
         return msgspec.structs.replace(operation, service=service)
-    check = catalog.prepare_check(operation.check, operation.check.node)
-    return msgspec.structs.replace(operation, check=check)
+    check = operation.check
+    named = msgspec.structs.replace(check, check_id=check.check_id or check.name)
+    return msgspec.structs.replace(operation, check=named)
 
 
 def _prepare_kv(tx: Transaction, operation: KvOperation) -> Operation | Refused:
@@ -312,6 +314,8 @@ _KV_VERBS: Final[dict[str, Callable[[Transaction, KvOperation], _Outcome]]] = {
 
 
 def _node_get(tx: Transaction, op: NodeOperation) -> _Outcome:
+    if op.node.id and (flaw := strict_flaw(op.node.id)):
+        return Refused(f"node lookup by ID failed, wrong UUID: {flaw} for '{op.node.id}'")
     node = get_node_by_id(tx, op.node.id) if op.node.id else get_node(tx, op.node.node)
     return [node] if node is not None else Refused(f"node {quote(op.node.node)} doesn't exist")
 

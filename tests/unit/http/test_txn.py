@@ -212,3 +212,51 @@ async def test_an_unknown_verb_of_the_catalog_counts_as_a_write(api: Handlers) -
         "Results": None,
         "Errors": [{"OpIndex": 0, "What": "Must provide node"}],
     }
+
+
+async def test_a_check_has_no_more_than_a_transaction_knows(api: Handlers) -> None:
+    definition = {"HTTP": "http://x", "Interval": "10s", "Timeout": 1e9, "ScriptArgs": ["true"]}
+    operations = [
+        {"Node": {"Verb": "set", "Node": {"Node": "n", "Address": "1.2.3.4"}}},
+        {
+            "Check": {
+                "Verb": "set",
+                "Check": {"Node": "n", "Name": "c", "Type": "ttl", "Definition": definition},
+            }
+        },
+    ]
+    answer = await api.json("PUT", "/v1/txn", json=operations)
+    check = answer["Results"][1]["Check"]
+    assert (check["CheckID"], check["Type"]) == ("c", "")
+    assert check["Definition"] == {"Interval": "10s", "Timeout": "1s", "HTTP": "http://x"}
+
+
+async def test_namespaces_are_let_pass(api: Handlers) -> None:
+    service = {"Service": "s", "Namespace": "x", "ContentHash": "h"}
+    operations = [
+        {"KV": {"Verb": "set", "Key": "a", "Namespace": "x"}},
+        {"Node": {"Verb": "set", "Node": {"Node": "n", "Address": "1.2.3.4"}}},
+        {"Service": {"Verb": "set", "Node": "n", "Service": service}},
+        {"Check": {"Verb": "set", "Check": {"Node": "n", "CheckID": "c", "Namespace": "x"}}},
+    ]
+    answer = await api.json("PUT", "/v1/txn", json=operations)
+    kinds = [kind for result in answer["Results"] for kind in result]
+    assert kinds == ["KV", "Node", "Service", "Check"]
+    assert "Namespace" not in answer["Results"][2]["Service"]
+    refused = [{"Node": {"Verb": "set", "Node": {"Node": "n", "Namespace": "x"}}}]
+    assert (await api.request("PUT", "/v1/txn", json=refused)).status == 400
+
+
+async def test_a_node_is_read_by_its_id(api: Handlers) -> None:
+    node_id = "aaaaaaaa-0000-4000-8000-000000000001"
+    node = {"ID": node_id, "Node": "n", "Address": "1.2.3.4"}
+    await api.json("PUT", "/v1/txn", json=[{"Node": {"Verb": "set", "Node": node}}])
+    read = [{"Node": {"Verb": "get", "Node": {"ID": node_id.upper()}}}]
+    answer = await api.json("PUT", "/v1/txn", json=read)
+    assert answer["Results"][0]["Node"]["Node"] == "n"
+    read = [{"Node": {"Verb": "get", "Node": {"ID": "abc", "Node": "n"}}}]
+    response = await api.request("PUT", "/v1/txn", json=read)
+    (error,) = msgspec.json.decode(response.body)["Errors"]
+    assert error["What"] == (
+        "node lookup by ID failed, wrong UUID: uuid string is wrong length for 'abc'"
+    )
