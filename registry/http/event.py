@@ -67,9 +67,9 @@ _BODY_BYTES_MAX = 1 << 20
     ),
 )
 async def fire(request: ApiRequest) -> ApiResponse:
-    datacenter(request)
     if not request.argument:
         raise HttpError(400, "Missing name")
+    datacenter(request)
     event = UserEvent(
         id="",
         name=plain(request.argument),

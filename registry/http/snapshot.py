@@ -28,7 +28,15 @@ from registry.http.api import (
     encode_json,
 )
 from registry.http.errors import check
-from registry.http.operations import BYTES, Answer, Body, Operation, Refusal
+from registry.http.operations import (
+    BYTES,
+    PRESENT,
+    Answer,
+    Body,
+    Operation,
+    Parameter,
+    Refusal,
+)
 from registry.http.options import DATACENTER, INDEX_HEADERS, STALE
 from registry.http.params import datacenter
 from registry.state.dump import StateDump
@@ -38,6 +46,14 @@ from registry.state.restore import FinishRestore, StageRestore, digest
 routes = Routes()
 
 CONTENT_TYPE = "application/x-gzip"
+
+NO_STALE_RESTORE = "stale not allowed for restore"
+_NOT_STALE = Parameter(
+    "stale",
+    "Refused: the leader alone can restore.",
+    PRESENT,
+    refusals=(Refusal(500, NO_STALE_RESTORE),),
+)
 
 #: The largest file that is taken in; it is held in memory while it is verified.
 SNAPSHOT_BYTES_MAX = 512 << 20
@@ -139,7 +155,7 @@ def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None
     "/v1/snapshot",
     Operation(
         summary="Replace the replicated state",
-        parameters=(DATACENTER,),
+        parameters=(DATACENTER, _NOT_STALE),
         body=Body(
             BYTES,
             "The file as it was saved.",
@@ -155,6 +171,8 @@ def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None
 async def restore(request: ApiRequest) -> ApiResponse:
     """Verify the whole file, then replace the state by commands (`registry.state.restore`)."""
     datacenter(request)
+    if "stale" in request.query:
+        raise HttpError(500, NO_STALE_RESTORE)
     body = await request.body(SNAPSHOT_BYTES_MAX)
     try:
         payloads = await asyncio.to_thread(read_archive, body)

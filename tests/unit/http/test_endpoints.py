@@ -444,6 +444,30 @@ async def test_keyring(
     assert answer.text.startswith(text)
 
 
+# Consensus
+
+
+@pytest.mark.parametrize("path", ["leader", "peers"])
+@pytest.mark.parametrize(
+    ("query", "status", "text"),
+    [
+        ("index=x", 400, "Invalid index"),
+        ("wait=1", 400, "Invalid wait time"),
+        (
+            "stale&consistent",
+            400,
+            "Cannot specify ?stale with ?consistent, conflicting semantics.",
+        ),
+        ("dc=nowhere", 500, "No path to datacenter"),
+    ],
+)
+async def test_the_status_looks_at_all_that_a_read_takes(
+    client: httpx.AsyncClient, path: str, query: str, status: int, text: str
+) -> None:
+    answer = await client.get(f"/v1/status/{path}?{query}")
+    assert (answer.status_code, answer.text) == (status, text)
+
+
 # Snapshots
 
 
@@ -462,6 +486,16 @@ async def test_a_snapshot_brings_back_what_was_there(client: httpx.AsyncClient) 
     assert (await client.put("/v1/kv/later", content=b"3")).json() is True
     later = (await client.get("/v1/kv/later")).json()[0]
     assert later["CreateIndex"] > 52
+
+
+async def test_a_restore_is_the_leaders_alone(client: httpx.AsyncClient) -> None:
+    await client.put("/v1/kv/a", content=b"1")
+    saved = await client.get("/v1/snapshot?stale")
+    assert saved.status_code == 200
+    await client.put("/v1/kv/a", content=b"2")
+    answer = await client.put("/v1/snapshot?stale", content=saved.content)
+    assert (answer.status_code, answer.text) == (500, "stale not allowed for restore")
+    assert (await client.get("/v1/kv/a?raw")).content == b"2"
 
 
 async def test_a_restore_ends_blocking_reads(serve: Any) -> None:
