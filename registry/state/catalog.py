@@ -11,7 +11,8 @@ Indexes (what `X-Consul-Index` says):
     nodes, services, checks    any change of that table
     service.<name>             any change of the health of that service: an instance, its checks,
                                its node, the node's checks. Dropped with the last instance
-    service_last_extinction    the last time a service lost its last instance
+    service_last_extinction    the last time a service lost its last instance: what readers of
+                               unknown services are told; before it, the latest of the tables
 
 Writing what is there already changes nothing, no index and no topic.
 """
@@ -21,7 +22,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Any, ClassVar
-from uuid import UUID
 
 import msgspec
 
@@ -62,7 +62,9 @@ from registry.state.catalog_records import (
     service_index,
     services_of_node,
 )
+from registry.state.mesh_rules import mesh_problem
 from registry.state.topics import Topic, table_topic
+from registry.state.uuids import strict_flaw
 from registry.storage.store import Reader
 
 __all__ = [
@@ -147,27 +149,15 @@ def node_problem(node: str, node_id: str) -> Refused | None:
     """Why this is no node that could be registered, or None."""
     if not node:
         return Refused("Must provide node")
-    if node_id and (flaw := _uuid_flaw(node_id)):
+    if node_id and (flaw := strict_flaw(node_id)):
         return Refused(f"Bad node ID: {flaw}")
     return None
 
 
-def _uuid_flaw(text: str) -> str:
-    if len(text) != 36:
-        return "uuid string is wrong length"
-    if any(text[at] != "-" for at in (8, 13, 18, 23)):
-        return "uuid is improperly formatted"
-    try:
-        UUID(text)
-    except ValueError:
-        return "encoding/hex: invalid byte"
-    return ""
-
-
 def prepare_service(service: Service) -> Service | Refused:
     """The service with its id defaulted to its name, or why it can not be registered."""
-    if flaws := _mesh_flaws(service):
-        return Refused(_several(flaws))
+    if flaws := mesh_problem(service.kind, service.port, service.proxy, service.connect):
+        return Refused(flaws)
     if service.name and not service.id:
         service = msgspec.structs.replace(service, id=service.name)
     if service.id and not service.name:
@@ -175,49 +165,6 @@ def prepare_service(service: Service) -> Service | Refused:
     if service.address in ("0.0.0.0", "::", "[::]"):
         return Refused("Invalid service address")
     return service
-
-
-def _mesh_flaws(service: Service) -> list[str]:
-    """What is wrong with a proxy or gateway; ordinary services have nothing to check here."""
-    native = bool(service.connect and service.connect.get("Native"))
-    if service.kind == "connect-proxy":
-        destination = (service.proxy or {}).get("DestinationServiceName", "")
-        return [
-            text
-            for wrong, text in (
-                (
-                    not str(destination).strip(),
-                    "Proxy.DestinationServiceName must be non-empty for Connect proxy services",
-                ),
-                (
-                    destination == "*",
-                    "Proxy.DestinationServiceName must not be a wildcard "
-                    "for Connect proxy services",
-                ),
-                (service.port == 0, "Port must be set for a Connect proxy"),
-                (native, "A Proxy cannot also be Connect Native, only typical services"),
-            )
-            if wrong
-        ]
-    if service.kind in ("mesh-gateway", "terminating-gateway", "ingress-gateway"):
-        return [
-            text
-            for wrong, text in (
-                (
-                    service.port == 0 and service.kind != "ingress-gateway",
-                    f"Port must be non-zero for a {service.kind}",
-                ),
-                (native, f"A {service.kind} cannot also be Connect Native"),
-            )
-            if wrong
-        ]
-    return []
-
-
-def _several(flaws: list[str]) -> str:
-    """Several reasons as one text, the way the API lists them."""
-    head = "1 error" if len(flaws) == 1 else f"{len(flaws)} errors"
-    return f"{head} occurred:\n" + "".join(f"\t* {flaw}\n" for flaw in flaws) + "\n"
 
 
 def prepare_check(check: Check, node: str) -> Check:
@@ -568,6 +515,8 @@ def delete_check(tx: Transaction, node: str, check_id: str) -> None:
     _unlink_check(tx, check)
     CHECKS.delete(tx, fold(node), fold(check_id))
     _checks_changed(tx, check)
+    if not check.service_id:
+        tx.raise_index("services")  # as clients see it; the listing itself is as it was
     sessions.invalidate_sessions_of_check(tx, node, check_id)
 
 
@@ -630,9 +579,11 @@ class Register(Command, tag="catalog-register", frozen=True, kw_only=True):
         return True
 
     def _check_arguments(self, tx: Transaction) -> Refused | None:
-        if self.node and not self.address and not self.skip_node_update:
+        if (refused := node_problem(self.node, self.id)) is not None:
+            return refused
+        if not self.address and not self.skip_node_update:
             return Refused("Must provide address if SkipNodeUpdate is not set")
-        return node_problem(self.node, self.id)
+        return None
 
     def _apply_node(self, tx: Transaction) -> Refused | None:
         existing = get_node(tx, self.node)
@@ -769,7 +720,7 @@ class ServiceNodes(Query, tag="catalog-service", frozen=True, kw_only=True):
 
     def run(self, reader: Reader) -> tuple[int, list[ServiceInstance]]:
         found = find_instances(reader, self.name, connect=self.connect)
-        index = instances_index(reader, self.name, found)
+        index = instances_index(reader, found)
         nodes: dict[str, Node | None] = {}
         result: list[ServiceInstance] = []
         for service in found:
@@ -833,11 +784,14 @@ def find_instances(reader: Reader, name: str, *, connect: bool) -> list[Service]
     return [service for service in found if service is not None]
 
 
-def instances_index(reader: Reader, name: str, found: Iterable[Service]) -> int:
-    """The index of a read that found these instances (before any filter)."""
+def instances_index(
+    reader: Reader, found: Iterable[Service], tables: tuple[str, ...] = ("nodes", "services")
+) -> int:
+    """The index of a read that found these instances (before any filter); `tables` are those that
+    it looks into."""
     names = sorted({service_index(service.name) for service in found})
     if not names:
-        return max_index(reader, EXTINCTION_INDEX)
+        return max_index(reader, EXTINCTION_INDEX) or max_index(reader, *tables)
     return max_index(reader, *names)
 
 

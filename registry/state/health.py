@@ -146,7 +146,7 @@ class ServiceHealth(Query, tag="health-service", frozen=True, kw_only=True):
 
     def run(self, reader: Reader) -> tuple[int, list[InstanceHealth]]:
         found = find_instances(reader, self.name, connect=self.connect)
-        index = instances_index(reader, self.name, found)
+        index = instances_index(reader, found, _TABLES)
         wanted = [service for service in found if has_tags(service.tags, self.tags)]
         health = with_checks(reader, self.name, wanted, together=not self.connect)
         result = [each for each in health if self._fits(each)]

@@ -125,6 +125,11 @@ def test_ids_default_to_names(replica: Replica) -> None:
             id="no-address",
         ),
         pytest.param(node(id="x"), "Bad node ID: uuid string is wrong length", id="short-id"),
+        pytest.param(
+            Register(node="n", id="x"),
+            "Bad node ID: uuid string is wrong length",
+            id="short-id-before-address",
+        ),
         pytest.param(node(id="z" * 36), "Bad node ID: uuid is improperly formatted", id="odd-id"),
         pytest.param(
             node(service=Service(id="only")), "Must provide service name with ID", id="no-name"
@@ -319,6 +324,16 @@ def test_a_service_takes_its_checks_along(replica: Replica) -> None:
     assert replica.ask(ServiceNodes(name="web")) == []
 
 
+@pytest.mark.parametrize(("check_id", "index"), [("node", 2), ("own", 1)])
+def test_a_nodes_check_that_goes_moves_the_index_of_services(
+    replica: Replica, check_id: str, index: int
+) -> None:
+    checks = (check("node"), check("own", service_id="s1"))
+    replica.apply(node(service=web(), checks=checks))
+    replica.apply(Deregister(node="n1", check_id=check_id))
+    assert replica.index_of(ListServices()) == index
+
+
 def test_the_last_instance_leaves_the_extinction_index(replica: Replica) -> None:
     query = ServiceHealth(name="web")
     assert replica.index_of(query) == 0
@@ -326,12 +341,15 @@ def test_the_last_instance_leaves_the_extinction_index(replica: Replica) -> None
     replica.apply(node(service=web("s2")))
     replica.apply(Deregister(node="n1", service_id="s1"))
     assert replica.index_of(query) == 3
-    assert replica.index_of(ServiceHealth(name="never-seen")) == 0
+    assert replica.index_of(ServiceHealth(name="never-seen")) == 3, "no extinction yet"
+    replica.apply(node(checks=(check("node"),)))
+    assert replica.index_of(ServiceHealth(name="never-seen")) == 4, "health looks at checks"
+    assert replica.index_of(ServiceNodes(name="never-seen")) == 3
     replica.apply(Deregister(node="n1", service_id="s2"))
-    assert replica.index_of(query) == 4
-    assert replica.index_of(ServiceHealth(name="never-seen")) == 4
-    replica.apply(node(service=web("s3")))
     assert replica.index_of(query) == 5
+    assert replica.index_of(ServiceHealth(name="never-seen")) == 5
+    replica.apply(node(service=web("s3")))
+    assert replica.index_of(query) == 6
 
 
 @pytest.mark.parametrize(
