@@ -37,13 +37,17 @@ _UNSENDABLE = tuple(
     Refusal(500, text)
     for text in (
         "… user event exceeds configured limit of … bytes before encoding…",
-        "user event exceeds configured limit of … bytes before encoding",
+        "… encoded user event exceeds configured limit of … bytes after encoding…",
         "Cannot provide tag filter without service filter",
         "Invalid node filter: …",
         "Invalid service filter: …",
         "Invalid tag filter: …",
     )
 )
+
+#: What clients are told of an event that the pool does not take: a list of what went wrong, as if
+#: there were several pools.
+_UNSENT = '1 error occurred:\n\t* error broadcasting event to segment "": {}\n\n'
 
 #: An event with a larger payload is refused anyhow.
 _BODY_BYTES_MAX = 1 << 20
@@ -81,7 +85,7 @@ async def fire(request: ApiRequest) -> ApiResponse:
     try:
         fired = await request.agent.events.fire(event)
     except TooLarge as problem:
-        raise HttpError(500, str(problem)) from problem
+        raise HttpError(500, _UNSENT.format(problem)) from problem
     return json_response(fired.to_api())
 
 

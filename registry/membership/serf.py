@@ -552,7 +552,9 @@ class SerfCore:
         message = UserEventMessage(l_time, name, payload or None, coalesce)
         encoded = encode(message)
         if len(encoded) > min(limit, USER_EVENT_BYTES_CEILING):
-            raise TooLarge(f"user event exceeds configured limit of {limit} bytes after encoding")
+            raise TooLarge(
+                f"encoded user event exceeds configured limit of {limit} bytes after encoding"
+            )
         self._take_event(l_time, BufferedEvent(name, message.payload), coalesce=coalesce)
         self._event_queue.add(encoded)
 

@@ -261,7 +261,13 @@ def test_the_index_of_an_event_is_one_half_of_its_id_xor_the_other() -> None:
         ("x?node=*", b"", 500, "Invalid node filter: "),
         ("x?service=(a", b"", 500, "Invalid service filter: "),
         ("x?service=a&tag=(b", b"", 500, "Invalid tag filter: "),
-        ("x", b"x" * 1000, 500, "user event exceeds configured limit of 512 bytes before encoding"),
+        (
+            "x",
+            b"x" * 1000,
+            500,
+            '1 error occurred:\n\t* error broadcasting event to segment "": '
+            "user event exceeds configured limit of 512 bytes before encoding\n\n",
+        ),
     ],
 )
 async def test_events_that_are_refused(

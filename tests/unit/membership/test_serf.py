@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from msgspec import structs
 
-from registry.errors import LocalProtocolError, TimedOut
+from registry.errors import LocalProtocolError, TimedOut, TooLarge
 from registry.membership.addresses import Address
 from registry.membership.context import SerfContext
 from registry.membership.coordinate import Coordinate
@@ -333,6 +333,20 @@ def test_packets_are_filled_with_intents_then_queries_then_events() -> None:
     assert kinds == [JoinIntent, Query, UserEventMessage]
     sizes = [len(data) + 3 for data in alpha.core.broadcasts(1400, 3)]
     assert len(alpha.core.broadcasts(sizes[0] + sizes[1], 3)) == 2
+
+
+@pytest.mark.parametrize(
+    ("payload_bytes", "text"),
+    [
+        (507, "^user event exceeds configured limit of 512 bytes before encoding"),
+        (500, "^encoded user event exceeds configured limit of 512 bytes after encoding"),
+    ],
+)
+def test_an_event_that_is_too_large_stays_here(payload_bytes: int, text: str) -> None:
+    alpha = Alpha()
+    with pytest.raises(TooLarge, match=text):
+        alpha.core.user_event("a-name", b"x" * payload_bytes, coalesce=False)
+    assert alpha.core.broadcasts(1400, 3) == []
 
 
 def query(query_id: int = 7, **changes: object) -> bytes:
