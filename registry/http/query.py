@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from registry.agent import prepared_queries
+from registry.agent.definition_rules import metadata_problem
 from registry.agent.durations import MILLISECOND, parse_duration
+from registry.goflags import BOOLEANS
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -20,7 +23,7 @@ from registry.http.api import (
     json_response,
 )
 from registry.http.errors import REFUSED_STATUS, check
-from registry.http.operations import PRESENT, Operation, Parameter, Refusal
+from registry.http.operations import BOOLEAN, Operation, Parameter, Refusal
 from registry.http.options import (
     DATACENTER,
     NEAR,
@@ -30,7 +33,7 @@ from registry.http.options import (
     reads,
     shows,
 )
-from registry.http.params import CONSISTENCY_NAMES, datacenter, read_headers, read_response
+from registry.http.params import CONSISTENCY_NAMES, datacenter, read_response
 from registry.http.reads import NEAR_AGENT, ask, options_of, plain
 from registry.http.session import CreatedObject
 from registry.http.shapes import (
@@ -49,7 +52,7 @@ from registry.http.shapes import (
     texts,
     unsigned,
 )
-from registry.state.base import Query, ReadOptions, ReadResult, Refused
+from registry.state.base import ReadOptions, ReadResult, Refused
 from registry.state.prepared import (
     CreateQuery,
     DeleteQuery,
@@ -66,6 +69,7 @@ from registry.state.prepared import (
     flaw_of,
     modifiable,
 )
+from registry.state.quote import quote
 
 routes = Routes()
 
@@ -75,6 +79,12 @@ _EXECUTE, _EXPLAIN = "/execute", "/explain"
 
 _ID = argument("id", "The id of the query.")
 _NAME = argument("name", "The name or the id of the query, or a name that a template stands for.")
+_LIMIT = Parameter(
+    "limit",
+    "Show so many instances at most.",
+    {"type": "integer", "minimum": 0},
+    refusals=(Refusal(500, "Bad limit: …"),),
+)
 _UNFIT = tuple(
     Refusal(500, text)
     for text in (
@@ -210,14 +220,26 @@ _FIELDS = fields(
 )
 
 
-async def _read_definition(request: ApiRequest) -> PreparedQuery:
-    given = await read_body(request, _FIELDS, "PreparedQuery")
+async def _read_definition(request: ApiRequest, *, required: bool = True) -> PreparedQuery:
+    """The definition in the body; an empty one, if none is required and there is no body."""
+    given = {}
+    if required or _has_body(request):
+        given = await read_body(request, _FIELDS, "PreparedQuery")
     given["dns_ttl"] = given.pop("dns", "")
     return PreparedQuery(**given)
 
 
+def _has_body(request: ApiRequest) -> bool:
+    length = request.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in request.headers
+
+
+def _flaw(query: PreparedQuery) -> str:
+    return flaw_of(query, parse_duration, partial(metadata_problem, allow_reserved=True))
+
+
 def _require_sound(query: PreparedQuery) -> None:
-    if flaw := flaw_of(query, parse_duration):
+    if flaw := _flaw(query):
         raise HttpError(500, flaw)
 
 
@@ -269,13 +291,13 @@ async def list_queries(request: ApiRequest) -> ApiResponse:
         parameters=(
             *READ,
             NEAR,
+            _LIMIT,
             Parameter(
-                "limit",
-                "Show so many instances at most.",
-                {"type": "integer", "minimum": 0},
-                refusals=(Refusal(500, "Bad limit: …"),),
+                "connect",
+                "Instances that speak the mesh's protocol.",
+                BOOLEAN,
+                refusals=(Refusal(500, "Error parsing 'connect' value: …"),),
             ),
-            Parameter("connect", "Instances that speak the mesh's protocol.", PRESENT),
         ),
         answers=reads(ExecutionView),
         refusals=(Refusal(404, _NOT_FOUND), *_UNRUNNABLE),
@@ -283,7 +305,7 @@ async def list_queries(request: ApiRequest) -> ApiResponse:
     Operation(
         summary="Show the query that a name leads to",
         path=(_NAME, _EXPLAIN),
-        parameters=READ,
+        parameters=(*READ, _LIMIT),
         answers=reads(ExplanationView),
         refusals=(Refusal(404, _NOT_FOUND), *_UNRUNNABLE),
     ),
@@ -291,13 +313,13 @@ async def list_queries(request: ApiRequest) -> ApiResponse:
 async def get(request: ApiRequest) -> ApiResponse:
     """A definition by id; with `/execute` or `/explain` after it, what a name or id leads to."""
     asked = plain(request.argument)
-    if asked.endswith(_EXECUTE):
+    if request.path.endswith(_EXECUTE):
         return await _execute(request, asked.removesuffix(_EXECUTE))
-    if asked.endswith(_EXPLAIN):
+    if request.path.endswith(_EXPLAIN):
         return await _explain(request, asked.removesuffix(_EXPLAIN))
     query = GetQuery(id=asked)
     meta = await ask(request, query)
-    found = _found(request, query, meta)
+    found = _found(request, meta)
     return read_response(request, query, meta, [query_view(found)])
 
 
@@ -318,10 +340,10 @@ async def _require_known(request: ApiRequest, query_id: str) -> None:
 )
 async def update(request: ApiRequest) -> ApiResponse:
     _refuse_method(request)
-    query = await _read_definition(request)
+    query = await _read_definition(request, required=False)
     datacenter(request)
     query = msgspec.structs.replace(query, id=plain(request.argument))
-    if flaw_of(query, parse_duration):
+    if _flaw(query):
         # That there is no such query is told before what is wrong with its new definition.
         await _require_known(request, query.id)
         _require_sound(query)
@@ -346,7 +368,7 @@ async def delete(request: ApiRequest) -> ApiResponse:
 
 
 def _methods(request: ApiRequest) -> str:
-    runs = request.argument.endswith((_EXECUTE, _EXPLAIN))
+    runs = request.path.endswith((_EXECUTE, _EXPLAIN))  # which a query may be called, too
     return "GET" if runs else "GET,PUT,DELETE"
 
 
@@ -375,13 +397,14 @@ def _serve_other_methods(handler: Handler) -> None:
 _serve_other_methods(_other_method)
 
 
-def _found(request: ApiRequest, query: Query, meta: ReadResult) -> Any:
+def _found(request: ApiRequest, meta: ReadResult) -> Any:
     """What a read found; HttpError when that is nothing, or a refusal."""
-    headers = (*index_headers(meta), *read_headers(request, query, meta))
+    headers = tuple(index_headers(meta))
     if isinstance(meta.value, Refused):
         raise HttpError(REFUSED_STATUS.get(meta.value.kind, 500), meta.value.reason, headers)
     if meta.value is None:
-        raise HttpError(404, _NOT_FOUND, headers)
+        # What a cache passes on is not known any more for the answer that it is.
+        raise HttpError(500 if request.cached is not None else 404, _NOT_FOUND, headers)
     return meta.value
 
 
@@ -391,18 +414,19 @@ def _unwaiting(request: ApiRequest) -> ReadOptions:
 
 
 async def _execute(request: ApiRequest, name: str) -> ApiResponse:
+    node = request.agent.node_name
     limit = _limit(request)
     near = plain(request.query.get("near"))
     query = ExecuteQuery(
         name=name,
-        near=_near(request, near),
-        agent_node=request.agent.node_name,
-        connect="connect" in request.query and request.query.get("connect") != "false",
+        near=node if near in (NEAR_AGENT, "_ip") else near,
+        agent_node=node,
+        connect=_connect(request),
     )
     options = _unwaiting(request)  # first: `?dc` has the request served by another agent
     ran = await prepared_queries.execute(request.agent, query, options)
     meta = ran.meta
-    execution: Execution = _found(request, query, meta)
+    execution: Execution = _found(request, meta)
     instances = list(execution.instances)
     is_sorted = near or execution.query.service.near
     if ran.failovers or not is_sorted:
@@ -422,8 +446,14 @@ async def _execute(request: ApiRequest, name: str) -> ApiResponse:
     return read_response(request, query, meta, result)
 
 
-def _near(request: ApiRequest, near: str) -> str:
-    return request.agent.node_name if near in (NEAR_AGENT, "_ip") else near
+def _connect(request: ApiRequest) -> bool:
+    given = request.query.get("connect")
+    if not given:
+        return False
+    if given not in BOOLEANS:
+        reason = f"strconv.ParseBool: parsing {quote(given)}: invalid syntax"
+        raise HttpError(500, f"Error parsing 'connect' value: {reason}")
+    return BOOLEANS[given]
 
 
 def _limit(request: ApiRequest) -> int:
@@ -433,16 +463,17 @@ def _limit(request: ApiRequest) -> int:
         return 0
     digits = given[1:] if given[0] in "+-" else given
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 18:
-        raise HttpError(500, f'Bad limit: strconv.ParseInt: parsing "{given}": invalid syntax')
+        raise HttpError(500, f"Bad limit: strconv.Atoi: parsing {quote(given)}: invalid syntax")
     return max(int(given), 0)
 
 
 async def _explain(request: ApiRequest, name: str) -> ApiResponse:
     query = ExplainQuery(name=name)
+    _limit(request)  # means nothing here, but has to be one
     options = _unwaiting(request)
     meta = await request.agent.read(query, options)
     result = ExplanationView(
-        query_view(_found(request, query, meta)),
+        query_view(_found(request, meta)),
         0,
         meta.last_contact_ms * MILLISECOND,
         meta.known_leader,

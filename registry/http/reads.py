@@ -76,8 +76,8 @@ async def ask_filtered(
 
 
 def _filter_of(request: ApiRequest, selectors: Selectors) -> Predicate | None:
-    expression = plain(request.query.get("filter"))
-    if not expression or not selectors:
+    expression = plain(request.query.get("filter")) if selectors else ""
+    if not expression:
         return None
     try:
         return compile_filter(expression, selectors)

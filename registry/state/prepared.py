@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -159,7 +159,7 @@ def _set_query(
     if query.session:
         session = sessions.find_session(tx, query.session)
         if isinstance(session, Refused):
-            return session
+            return Refused(session.reason.replace("failed session lookup", "invalid session", 1))
         if session is None:
             return Refused(f'invalid session "{query.session}"')
         query = msgspec.structs.replace(query, session=session.id)
@@ -223,22 +223,40 @@ sessions.on_session_end(_delete_queries_of_session)
 # Checking a definition. Done before it is proposed: what a pattern may be can change with versions.
 
 
-def flaw_of(query: PreparedQuery, duration_ns: Callable[[str], int]) -> str:
-    """What is wrong with a definition, "" for nothing. `duration_ns` reads a duration's text."""
-    if flaw := _service_flaw(query) or _dns_flaw(query.dns_ttl, duration_ns):
+#: What stands for a token where it is not shown.
+HIDDEN_TOKEN = "<hidden>"
+
+
+def flaw_of(
+    query: PreparedQuery,
+    duration_ns: Callable[[str], int],
+    meta_flaw: Callable[[Mapping[str, str]], str],
+) -> str:
+    """What is wrong with a definition, "" for nothing.
+
+    `duration_ns` reads a duration's text, `meta_flaw` says what can be no metadata of a node.
+    """
+    if flaw := _service_flaw(query, meta_flaw) or _dns_flaw(query.dns_ttl, duration_ns):
         return f"Invalid prepared query: {flaw}"
     if flaw := _template_flaw(query):
         return f"failed compiling template: {flaw}"
     return ""
 
 
-def _service_flaw(query: PreparedQuery) -> str:
+def _service_flaw(query: PreparedQuery, meta_flaw: Callable[[Mapping[str, str]], str]) -> str:
     if not query.name and not query.template.type and not query.session:
         return "Must be bound to a session"
+    if query.token == HIDDEN_TOKEN:
+        return (
+            f"Bad Token '{HIDDEN_TOKEN}', "
+            "it looks like a query definition with a redacted token was submitted"
+        )
     if not query.service.service:
         return "Must provide a Service name to query"
     nearest = query.service.failover.nearest_n
-    return f"Bad NearestN '{nearest}', must be >= 0" if nearest < 0 else ""
+    if nearest < 0:
+        return f"Bad NearestN '{nearest}', must be >= 0"
+    return meta_flaw(query.service.node_meta or {})
 
 
 def _dns_flaw(ttl: str, duration_ns: Callable[[str], int]) -> str:
@@ -261,7 +279,7 @@ def _template_flaw(query: PreparedQuery) -> str:
         if template.regexp:
             compile_pattern(template.regexp)
     except PatternError as problem:
-        return f"Bad Regexp '{template.regexp}': error parsing regexp: {problem}"
+        return f"Bad Regexp: error parsing regexp: {problem}"
     try:
         fill_in(query, query.name)
     except ValueError as problem:
@@ -273,51 +291,81 @@ def _template_flaw(query: PreparedQuery) -> str:
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _MATCH_CALL = re.compile(r"match\(\s*([0-9]{1,6})\s*\)")
+_OTHER_CALL = re.compile(r"([a-zA-Z_][\w.]*)\(.*\)", re.DOTALL)
 
 
 def fill_in(query: PreparedQuery, name: str, segment: str = "") -> PreparedQuery:
-    """The query that a template is for `name`. Raises `ValueError` for a variable there is not."""
+    """The query that a template is for `name`. Raises `ValueError`, with the place, for a variable
+    there is not."""
     groups: list[str] = []
     if query.template.regexp:
         groups = compile_pattern(query.template.regexp).groups_in(name) or []
     values = {
         "name.full": name,
         "name.prefix": query.name,
-        "name.suffix": name[len(query.name) :],
+        "name.suffix": name.removeprefix(query.name),
         "agent.segment": segment,
     }
 
-    def replaced(found: re.Match[str]) -> str:
+    def replaced(found: re.Match[str], place: str) -> str:
         if found.group(1) is None:
             return "${"  # "$${" stands for itself
         inside = found.group(1).strip()
+        if not found.group().endswith("}"):
+            raise ValueError(f"Bad format '{found.string}' in Service{place}: a }} is missing")
         if (call := _MATCH_CALL.fullmatch(inside)) is not None:
             number = int(call.group(1))
             return groups[number] if number < len(groups) else ""
-        if inside not in values or not found.group().endswith("}"):
-            raise ValueError(f"Bad format '{found.string}': unknown variable accessed: {inside}")
-        return values[inside]
+        if inside in values:
+            return values[inside]
+        raise ValueError(
+            f"Bad evaluation for '{found.string}' in Service{place}: "
+            f"{_position(found)}: {_unknown(inside)}"
+        )
 
-    service = _mapped(query.service, lambda text: _VARIABLE.sub(replaced, text))
+    def change(text: str, place: str) -> str:
+        return _VARIABLE.sub(lambda found: replaced(found, place), text)
+
+    service: ServiceQuery = _mapped(query.service, change, "")
     if query.template.remove_empty_tags and service.tags is not None:
         kept = tuple(tag for tag in service.tags if tag)
         service = msgspec.structs.replace(service, tags=kept)
     return msgspec.structs.replace(query, service=service)
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """A copy with every text in it changed; keys of maps stay."""
+def _position(found: re.Match[str]) -> str:
+    """Line and column of what stands in the braces."""
+    before = found.string[: found.start(1)]
+    spaces = len(found.group(1)) - len(found.group(1).lstrip())
+    return f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10)) + spaces}"
+
+
+def _unknown(inside: str) -> str:
+    if (call := _OTHER_CALL.fullmatch(inside)) is not None and call.group(1) != "match":
+        return f"unknown function called: {call.group(1)}"
+    return f"unknown variable accessed: {inside}"
+
+
+def _mapped(value: Any, change: Callable[[str, str], str], place: str) -> Any:
+    """A copy with every text in it changed, each told where it stands; keys of maps stay."""
     if isinstance(value, str):
-        return change(value)
+        return change(value, place)
     if isinstance(value, tuple):
-        return tuple(_mapped(item, change) for item in value)
+        return tuple(_mapped(item, change, f"{place}[{at}]") for at, item in enumerate(value))
     if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
+        return {key: _mapped(item, change, f"{place}[{key}]") for key, item in value.items()}
     if isinstance(value, msgspec.Struct):
         names = value.__struct_fields__
-        changed = {name: _mapped(getattr(value, name), change) for name in names}
+        changed = {
+            name: _mapped(getattr(value, name), change, f"{place}.{_shown(name)}") for name in names
+        }
         return msgspec.structs.replace(value, **changed)
     return value
+
+
+def _shown(name: str) -> str:
+    """A field's name in the API."""
+    return "".join({"ids": "IDs"}.get(word, word.capitalize()) for word in name.split("_"))
 
 
 # Asking.
@@ -376,8 +424,9 @@ class Execution(msgspec.Struct, frozen=True):
 class ExecuteQuery(Query, tag="query-execute", frozen=True, kw_only=True):
     """Run the query that a name or id leads to: `Execution | None | Refused`.
 
-    `near` is the node to sort by ("" keeps the order of names); `connect` asks for the mesh proxies
-    in front of the service although the query does not. There is no index to wait on.
+    `near` is the node to sort by ("" keeps the order of names), which comes first itself if it is
+    among them; `connect` asks for the mesh proxies in front of the service although the query does
+    not. There is no index to wait on.
     """
 
     tells_consistency: ClassVar[bool] = True
@@ -397,6 +446,7 @@ class ExecuteQuery(Query, tag="query-execute", frozen=True, kw_only=True):
         near = self.agent_node if near in ("_agent", "_ip") else near
         found = matching_instances(reader, query.service, connect=connect)
         coordinates.sort_by_distance(reader, near, found, lambda each: each.node.node)
+        _put_first(near, found)
         return 0, Execution(query, found)
 
     def topics(self, reader: Reader) -> tuple[Topic, ...]:
@@ -453,6 +503,18 @@ def _by_name(reader: Reader, name: str) -> PreparedQuery | None:
         found = (TEMPLATES.get(reader, fold(name[:length])) for length in lengths)
         pointer = next((each for each in found if each is not None), None)
     return None if pointer is None else get_query(reader, pointer.id)
+
+
+#: Where the node that is near to itself has to be after sorting, to be put first.
+_NEAR_MAX = 10
+
+
+def _put_first(near: str, found: list[InstanceHealth]) -> None:
+    """Put the node itself first: without coordinates sorting has not done it."""
+    for at, each in enumerate(found[:_NEAR_MAX] if near else ()):
+        if fold(each.node.node) == fold(near):
+            found[0], found[at] = found[at], found[0]
+            return
 
 
 def matching_instances(

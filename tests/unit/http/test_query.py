@@ -67,6 +67,12 @@ async def test_a_definition_is_shown_whole(api: Handlers) -> None:
             id="service",
         ),
         pytest.param(
+            {"Service": {"Service": "x", "NodeMeta": {"consul-x": "y", "": "z"}}},
+            500,
+            "Invalid prepared query: Couldn't load metadata pair ('', 'z'): Key cannot be blank",
+            id="node-meta",
+        ),
+        pytest.param(
             {"DNS": {"Odd": 1}},
             400,
             'Request decode failed: json: unknown field "Odd"',
@@ -170,7 +176,59 @@ async def test_what_is_not_there(api: Handlers) -> None:
         response = await api.request("GET", path)
         assert (response.status, response.body) == (404, b"Query not found")
     response = await api.request("GET", "/v1/query/none/execute?limit=abc")
-    assert response.body == b'Bad limit: strconv.ParseInt: parsing "abc": invalid syntax'
+    assert response.body == b'Bad limit: strconv.Atoi: parsing "abc": invalid syntax'
+    response = await api.request("GET", "/v1/query/none/execute?cached")
+    assert (response.status, response.body) == (500, b"Query not found")
+    assert header(response, "X-Cache") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("explain?limit=x", 'Bad limit: strconv.Atoi: parsing "x": invalid syntax'),
+        (
+            "execute?connect=maybe",
+            "Error parsing 'connect' value: strconv.ParseBool: parsing \"maybe\": invalid syntax",
+        ),
+        ("execute?dc=nowhere", "No path to datacenter"),
+    ],
+)
+async def test_parameters_that_make_no_sense(api: Handlers, path: str, text: str) -> None:
+    await create(api)
+    response = await api.request("GET", f"/v1/query/q/{path}")
+    assert (response.status, response.body.decode()) == (500, text)
+
+
+@pytest.mark.parametrize(("connect", "count"), [("", 3), ("=", 3), ("=0", 3), ("=1", 0)])
+async def test_running_for_the_mesh(api: Handlers, connect: str, count: int) -> None:
+    await three_instances(api)
+    await create(api)
+    result = await api.json("GET", f"/v1/query/q/execute?connect{connect}")
+    assert len(result["Nodes"]) == count
+
+
+async def test_a_query_may_be_called_execute(api: Handlers) -> None:
+    response = await api.request("GET", "/v1/query/execute")
+    assert (response.status, response.body) == (404, b"Query not found")
+    await create(api, Name="execute")
+    assert (await api.json("GET", "/v1/query/execute"))["Service"] == "web"
+    response = await api.request("PUT", "/v1/query/execute", json=DEFINITION)
+    assert (response.status, header(response, "Allow")) == (405, "GET")
+
+
+async def test_a_change_without_a_body_is_one_to_nothing(api: Handlers) -> None:
+    for query_id, text in (
+        (UNKNOWN, f"Cannot modify non-existent prepared query: '{UNKNOWN}'"),
+        (await create(api), "Invalid prepared query: Must be bound to a session"),
+    ):
+        response = await api.request("PUT", f"/v1/query/{query_id}")
+        assert (response.status, response.body.decode()) == (500, text)
+
+
+async def test_refusals_tell_no_consistency(api: Handlers) -> None:
+    for path in ("none/execute", "not-an-id"):
+        response = await api.request("GET", f"/v1/query/{path}")
+        assert header(response, "X-Consul-Effective-Consistency") is None
 
 
 class Lagging(InstantBackend):

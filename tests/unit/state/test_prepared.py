@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -97,6 +98,9 @@ def test_a_query_goes_with_its_session(replica: Replica) -> None:
     assert create(replica, definition(session=UNKNOWN_ID)) == Refused(
         f'invalid session "{UNKNOWN_ID}"'
     )
+    assert create(replica, definition(session="x")) == Refused(
+        "invalid session: index error: UUID must be 36 characters"
+    )
     replica.apply(Register(node="n", address="10.0.0.1"))
     session = replica.apply(SessionCreate(node="n"))
     bound = [create(replica, definition(name, session=session.id)) for name in ("", "", "x")]
@@ -145,20 +149,51 @@ def test_a_query_goes_with_its_session(replica: Replica) -> None:
         ),
         pytest.param(
             template("x", regexp="("),
-            "failed compiling template: Bad Regexp '(': error parsing regexp: "
-            "missing closing ): `(`",
+            "failed compiling template: Bad Regexp: error parsing regexp: missing closing ): `(`",
             id="template-regexp",
         ),
         pytest.param(
             template("x", "${name.odd}"),
-            "failed compiling template: Bad format '${name.odd}': "
-            "unknown variable accessed: name.odd",
+            "failed compiling template: Bad evaluation for '${name.odd}' in Service.Service: "
+            "1:3: unknown variable accessed: name.odd",
             id="template-variable",
+        ),
+        pytest.param(
+            PreparedQuery(
+                template=Template(type="name_prefix_match"),
+                service=ServiceQuery(service="s", tags=("a", "b\nc${ lower(x) }")),
+            ),
+            "failed compiling template: Bad evaluation for 'b\nc${ lower(x) }' in Service.Tags[1]: "
+            "2:5: unknown function called: lower",
+            id="template-function",
+        ),
+        pytest.param(
+            PreparedQuery(
+                template=Template(type="name_prefix_match"),
+                service=ServiceQuery(service="s", node_meta={"k": "${x"}),
+            ),
+            "failed compiling template: Bad format '${x' in Service.NodeMeta[k]: a } is missing",
+            id="template-brace",
+        ),
+        pytest.param(
+            definition(token="<hidden>"),
+            "Invalid prepared query: Bad Token '<hidden>', "
+            "it looks like a query definition with a redacted token was submitted",
+            id="hidden-token",
+        ),
+        pytest.param(
+            asking(node_meta={"odd key": "x"}),
+            "Invalid prepared query: no odd key",
+            id="node-meta",
         ),
     ],
 )
 def test_flaws(query: PreparedQuery, flaw: str) -> None:
-    assert flaw_of(query, parse_duration) == flaw
+    assert flaw_of(query, parse_duration, odd_keys) == flaw
+
+
+def odd_keys(meta: Mapping[str, str]) -> str:
+    return "".join(f"no {key}" for key in meta if " " in key)
 
 
 # Templates.
@@ -258,3 +293,23 @@ def test_running(replica: Replica, query: PreparedQuery, nodes: str) -> None:
         execution = replica.ask(ExecuteQuery(name=name))
         assert "".join(each.node.node for each in execution.instances) == nodes
     assert replica.ask(ExecuteQuery(name="none")) is None
+
+
+@pytest.mark.parametrize(
+    ("query_near", "near", "nodes"),
+    [
+        pytest.param("", "", "abc", id="nobody"),
+        pytest.param("C", "", "cba", id="the-query"),
+        pytest.param("c", "b", "bac", id="the-request"),
+        pytest.param("_agent", "", "bac", id="the-agent"),
+        pytest.param("none", "", "abc", id="unknown"),
+    ],
+)
+def test_the_node_that_is_near_to_itself_comes_first(
+    replica: Replica, query_near: str, near: str, nodes: str
+) -> None:
+    for name in "abc":
+        replica.apply(Register(node=name, address="10.0.0.1", service=Service(name="web")))
+    create(replica, asking(near=query_near))
+    execution = replica.ask(ExecuteQuery(name="q", near=near, agent_node="b"))
+    assert "".join(each.node.node for each in execution.instances) == nodes
