@@ -143,7 +143,13 @@ _EXPOSE: dict[str, Any] = {
     "Checks": "bool",
     "Port": "int",
     "Paths": [
-        {"ListenerPort": "int", "Path": "string", "Protocol": "string", "LocalPathPort": "int"}
+        {
+            "ListenerPort": "int",
+            "Path": "string",
+            "Protocol": "string",
+            "LocalPathPort": "int",
+            "ParsedFromCheck": "bool",
+        }
     ],
 }
 _PROXY: dict[str, Any] = {
@@ -352,6 +358,8 @@ class _Reading:
         found: dict[str, Any] = {}
         for written, item in self.object(path, value).items():
             name = names.get(written.casefold().replace("_", ""))
+            if name is None and members is _CONNECT and self._source == "http":
+                continue  # there, and only there, the API passes over what it does not know
             if name is None:
                 raise self.unknown(_below(path, written), written)
             if item is None:
@@ -406,13 +414,13 @@ def _http_int(path: str, value: Any) -> int:
 
 
 def _http_duration(path: str, value: Any) -> int:
-    """Nanoseconds of a text with a unit, or a number of them."""
+    """Nanoseconds of a text with a unit, or a number of them; any other value is passed over."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not -(1 << 63) <= value < 1 << 63:
             raise _cannot_unmarshal(path, value, "time.Duration")
         return int(value)
     if not isinstance(value, str):
-        raise _cannot_unmarshal(path, value, "time.Duration")
+        return 0
     try:
         return parse_duration(value)
     except ValueError as error:

@@ -21,6 +21,7 @@ from registry.agent.definitions import (
 )
 from registry.agent.durations import MINUTE, SECOND, format_duration
 from registry.errors import ConfigError
+from registry.state.mesh_rules import mesh_problem
 
 META_PAIRS_MAX = 64
 META_KEY_LENGTH_MAX = 128
@@ -55,6 +56,8 @@ def validate_service(service: ServiceDefinition) -> None:
         raise DefinitionRefused(f"Invalid Weights: {reason}")
     if reason := metadata_problem(service.meta):
         raise DefinitionRefused(f"Invalid Service Meta: {reason}")
+    if reason := mesh_problem(service.kind, service.port, service.proxy, service.connect):
+        raise DefinitionRefused(reason)
     for check in service.checks:
         if reason := check_problem(check):
             raise DefinitionRefused(f"Invalid check: {reason}")
@@ -210,7 +213,8 @@ def _is_unspecified(address: str) -> bool:
 
 
 def _tagged_addresses_problem(addresses: Mapping[str, ServiceAddress]) -> str:
-    for name in ("lan_ipv4", "wan_ipv4", "lan_ipv6", "wan_ipv6"):
+    # Not "wan_ipv6": agents never looked at it, and services rely on what they get away with.
+    for name in ("lan_ipv4", "wan_ipv4", "lan_ipv6"):
         family = name[-4:]
         if name in addresses and _family(addresses[name].address) != family:
             return f'Service tagged address "{name}" must be a valid {family} address'

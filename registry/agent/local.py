@@ -56,6 +56,7 @@ from registry.agent.services import (
 )
 from registry.errors import ConfigError, NotFound, RegistryError, Rejected
 from registry.hooks import CheckResult, CheckRunner, CheckType
+from registry.state.quote import quote
 from registry.state.topics import Topic, TopicHub, Waiter
 
 if TYPE_CHECKING:
@@ -415,7 +416,7 @@ class LocalState:
         """The application reports. Raises `Rejected` when the check has no TTL."""
         check = self._checks.get(check_id)
         if check is None or not isinstance(check.runner, TtlRunner):
-            raise Rejected(f'CheckID "{check_id}" does not have associated TTL')
+            raise Rejected(f"CheckID {quote(check_id)} does not have associated TTL")
         output = _capped(output, self._output_bytes_max(check.definition))
         check.runner.refresh(output)
         self._set_state(check, status, output)
@@ -451,7 +452,7 @@ class LocalState:
 
     def _require_maintainable(self, service_id: str) -> None:
         if service_id not in self._services:
-            raise NotFound(f'No service registered with ID "{service_id}"')
+            raise NotFound(f"No service registered with ID {quote(service_id)}")
 
     async def _add_maintenance(self, definition: CheckDefinition) -> None:
         prepared = _Prepared(definition, "maintenance", None)
@@ -611,7 +612,7 @@ class LocalState:
 
     def _require_service(self, service_id: str) -> None:
         if service_id and service_id not in self._services:
-            raise Rejected(f'ServiceID "{service_id}" does not exist')
+            raise Rejected(f"ServiceID {quote(service_id)} does not exist")
 
     def _complete(self, definition: CheckDefinition) -> CheckDefinition:
         """With its times raised to the least that is allowed."""

@@ -6,6 +6,7 @@ Pure functions over `registry.agent.definitions`; `registry.agent.local` keeps w
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -31,7 +32,21 @@ def complete_service(definition: ServiceDefinition) -> ServiceDefinition:
         id=definition.id or definition.name,
         tagged_addresses=_tagged_addresses(definition),
         checks=(),
+        proxy=_proxy(definition.proxy),
     )
+
+
+def _proxy(proxy: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Its upstreams are services unless they say otherwise."""
+    if proxy is None or not proxy.get("Upstreams"):
+        return proxy
+    return {
+        **proxy,
+        "Upstreams": [
+            {**each, "DestinationType": each.get("DestinationType") or "service"}
+            for each in proxy["Upstreams"]
+        ],
+    }
 
 
 def _tagged_addresses(definition: ServiceDefinition) -> dict[str, ServiceAddress]:

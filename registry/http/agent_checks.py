@@ -162,8 +162,6 @@ def _read_update(body: object) -> tuple[str, str]:
     for key, value in body.items():
         name = key.lower()
         if name not in found:
-            if name == "namespace":
-                continue
             raise HttpError(400, f'Request decode failed: json: unknown field "{key}"')
         if value is not None and not isinstance(value, str):
             raise HttpError(

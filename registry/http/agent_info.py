@@ -296,18 +296,22 @@ async def members(request: ApiRequest) -> ApiResponse:
     Operation(
         summary="Join the pool that an agent is in",
         path=(argument("address", "Where it is: `IP` or `IP:port`."),),
-        parameters=(Parameter("wan", "Join the pool of all datacenters.", PRESENT),),
-        refusals=(Refusal(500, "1 error occurred:\n\t* Failed to join …"),),
+        parameters=(
+            Parameter(
+                "wan", "Join the pool of all datacenters.", {"type": "string", "enum": ["1"]}
+            ),
+        ),
+        refusals=(Refusal(500, "1 error occurred:\n\t* Failed to …"),),
     ),
 )
 async def join(request: ApiRequest) -> ApiResponse:
-    wan = "wan" in request.query
+    wan = bool(request.query.get("wan"))
     try:
         await request.agent.membership.join(request.argument, wan=wan)
     except RegistryError as problem:
         host = request.argument.rpartition(":")[0] or request.argument
         reason = str(problem)
-        if not reason.startswith("Failed to join"):
+        if not reason.startswith(("Failed to join", "Failed to resolve")):
             reason = f"Failed to join {host}: {reason}"
         raise HttpError(500, f"1 error occurred:\n\t* {reason}\n\n") from problem
     return empty_response()

@@ -6,6 +6,7 @@ from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes, empty_
 from registry.http.operations import Operation
 from registry.http.options import ENABLE, REASON
 from registry.http.params import refuse_namespace
+from registry.state.quote import quote
 
 routes = Routes()
 
@@ -22,7 +23,7 @@ def wants_enabled(request: ApiRequest) -> bool:
         raise HttpError(400, "Missing value for enable")
     given = request.query.get("enable")
     if given not in BOOLEANS:
-        raise HttpError(400, f'Invalid value for enable: "{given}"')
+        raise HttpError(400, f"Invalid value for enable: {quote(given)}")
     return BOOLEANS[given]
 
 

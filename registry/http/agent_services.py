@@ -30,7 +30,6 @@ from registry.http.api import (
     Routes,
     empty_response,
     json_response,
-    text_response,
 )
 from registry.http.definition_schemas import service_schema
 from registry.http.filter import AGENT_SERVICE, compile_filter
@@ -137,7 +136,7 @@ def agent_service_view(service: LocalService) -> AgentServiceView:
         weights=WeightsView(weights.passing, weights.warning) if weights else WeightsView(1, 1),
         enable_tag_override=given.enable_tag_override,
         content_hash=UNSET,
-        proxy=proxy_view(given.proxy) if given.kind in _PROXY_KINDS else UNSET,
+        proxy=proxy_view(given.proxy, local=True) if given.kind in _PROXY_KINDS else UNSET,
         connect={"Native": True} if native else UNSET,
     )
 
@@ -260,7 +259,7 @@ async def health_by_name(request: ApiRequest) -> ApiResponse:
     if not found:
         reason = f"ServiceName {name} Not Found"
         if _wants_text(request):
-            return _with_reason(text_response(reason, 404), reason)
+            return _with_reason(_word(reason, 404), reason)
         return _with_reason(json_response([], status=404), reason)
     healths = [service_health(local, each) for each in sorted(found, key=lambda s: s.definition.id)]
     return _health_response(request, worst(each.aggregated_status for each in healths), healths)
@@ -306,8 +305,12 @@ def _wants_text(request: ApiRequest) -> bool:
 def _health_response(request: ApiRequest, status: str, body: Any) -> ApiResponse:
     code = _HEALTH_STATUS[status]
     as_text = _wants_text(request)
-    response = text_response(status, code) if as_text else json_response(body, status=code)
+    response = _word(status, code) if as_text else json_response(body, status=code)
     return _with_reason(response, status)
+
+
+def _word(text: str, status: int) -> ApiResponse:
+    return ApiResponse(status, text.encode("utf-8", "surrogateescape"), TEXT_MEDIA)
 
 
 def _with_reason(response: ApiResponse, reason: str) -> ApiResponse:

@@ -255,15 +255,49 @@ _PROXY_FIELDS = (
 )
 
 
-def proxy_view(proxy: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Mesh settings of a service; two of them are always shown."""
-    given: dict[str, Any] = {"MeshGateway": {}, "Expose": {}, **(proxy or {})}
-    always = ("MeshGateway", "Expose")
-    return {
-        name: given[name]
-        for name in _PROXY_FIELDS
-        if name in given and (given[name] or name in always)
+#: Fields of an upstream likewise, each with what is shown when it is not set, if anything.
+_UPSTREAM_FIELDS: Mapping[str, Any] = {
+    "DestinationType": "",
+    "DestinationNamespace": None,
+    "DestinationName": "",
+    "Datacenter": "",
+    "LocalBindAddress": None,
+    "LocalBindPort": 0,
+    "Config": None,
+    "MeshGateway": {},
+}
+_LOCAL_UPSTREAM_FIELDS = {
+    name: unset if name in ("DestinationName", "MeshGateway") else None
+    for name, unset in _UPSTREAM_FIELDS.items()
+}
+_EXPOSED_PATH_FIELDS: Mapping[str, Any] = dict.fromkeys(
+    ("ListenerPort", "Path", "LocalPathPort", "Protocol", "ParsedFromCheck")
+)
+_LOCAL_EXPOSED_PATH_FIELDS = {**_EXPOSED_PATH_FIELDS, "ParsedFromCheck": False}
+
+
+def proxy_view(proxy: Mapping[str, Any] | None, *, local: bool = False) -> dict[str, Any]:
+    """Mesh settings of a service; two of them are always shown. `local`: as agents show their own
+    services, which differs from the catalog in what is left out."""
+    given = proxy or {}
+    shown = {name: given[name] for name in _PROXY_FIELDS if given.get(name)}
+    if upstreams := shown.get("Upstreams"):
+        table = _LOCAL_UPSTREAM_FIELDS if local else _UPSTREAM_FIELDS
+        shown["Upstreams"] = [_filled(each, table) for each in upstreams]
+    shown["MeshGateway"] = given.get("MeshGateway") or {}
+    shown["Expose"] = expose = {
+        name: value for name, value in (given.get("Expose") or {}).items() if value
     }
+    if paths := expose.get("Paths"):
+        table = _LOCAL_EXPOSED_PATH_FIELDS if local else _EXPOSED_PATH_FIELDS
+        expose["Paths"] = [_filled(each, table) for each in paths]
+    return shown
+
+
+def _filled(given: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `table` that are set, and those that are shown in any case."""
+    shown = ((name, given.get(name) or unset) for name, unset in table.items())
+    return {name: value for name, value in shown if value is not None}
 
 
 #: Field of `CheckSpec`, its name in the API, and whether it is a duration shown as text.
@@ -476,8 +510,11 @@ async def read_body(request: ApiRequest, table: Fields, path: str) -> dict[str, 
         raise HttpError(400, f"Request decode failed: {problem}") from None
 
 
-def canonical(table: Mapping[str, str], nested: Mapping[str, Reader] | None = None) -> Reader:
-    """A reader of mesh settings: any letter case, underscores or not; unknown ones are dropped."""
+def canonical(
+    table: Mapping[str, str], nested: Mapping[str, Reader] | None = None, *, lenient: bool = False
+) -> Reader:
+    """A reader of mesh settings: any letter case, underscores or not; `lenient` passes over
+    unknown ones."""
 
     read_of = nested or {}
     members = {name: read_of.get(name, anything).schema for name in table.values()}
@@ -489,6 +526,8 @@ def canonical(table: Mapping[str, str], nested: Mapping[str, Reader] | None = No
         found: dict[str, Any] = {}
         for key, item in value.items():
             name = table.get(key.lower().replace("_", ""))
+            if name is None and not lenient:
+                raise BodyError(f'json: unknown field "{key}"')
             if name is not None and item is not None:
                 found[name] = read_of.get(name, anything)(item, f"{path}.{name}")
         return found
@@ -505,7 +544,18 @@ read_expose = canonical(
     _names("Checks", "Paths"),
     {
         "Checks": flag,
-        "Paths": many(canonical(_names("ListenerPort", "Path", "LocalPathPort", "Protocol"))),
+        "Paths": many(
+            canonical(
+                _names(*_EXPOSED_PATH_FIELDS),
+                {
+                    "ListenerPort": integer,
+                    "Path": text,
+                    "LocalPathPort": integer,
+                    "Protocol": text,
+                    "ParsedFromCheck": flag,
+                },
+            )
+        ),
     },
 )
 read_proxy = canonical(
@@ -518,24 +568,24 @@ read_proxy = canonical(
         "Config": mapping(anything),
         "Upstreams": many(
             canonical(
-                _names(
-                    "DestinationType",
-                    "DestinationNamespace",
-                    "DestinationName",
-                    "Datacenter",
-                    "LocalBindAddress",
-                    "LocalBindPort",
-                    "Config",
-                    "MeshGateway",
-                ),
-                {"MeshGateway": read_mesh_gateway, "LocalBindPort": integer},
+                _names(*_UPSTREAM_FIELDS),
+                {
+                    "DestinationType": text,
+                    "DestinationNamespace": text,
+                    "DestinationName": text,
+                    "Datacenter": text,
+                    "LocalBindAddress": text,
+                    "LocalBindPort": integer,
+                    "Config": mapping(anything),
+                    "MeshGateway": read_mesh_gateway,
+                },
             )
         ),
         "MeshGateway": read_mesh_gateway,
         "Expose": read_expose,
     },
 )
-read_connect = canonical(_names("Native", "SidecarService"), {"Native": flag})
+read_connect = canonical(_names("Native", "SidecarService"), {"Native": flag}, lenient=True)
 
 _INDEXES = {"create_index": unsigned, "modify_index": unsigned}
 

@@ -39,6 +39,8 @@ class OneMember:
         return {} if wan else {"members": "1"}
 
     async def join(self, address: str, *, wan: bool = False) -> int:
+        if " " in address:
+            raise Unavailable(f"Failed to resolve {address}: no such host")
         raise Unavailable(f"Failed to join {address}: connection refused")
 
     async def force_leave(self, node: str, *, prune: bool = False) -> None:

@@ -290,11 +290,6 @@ def test_problems_in_files(mapping: dict[str, Any], reason: str) -> None:
         pytest.param({"Check": {"Script": "x"}}, 'json: unknown field "Script"', id="script"),
         pytest.param({"Check": {"TTL": "abc"}}, 'time: invalid duration "abc"', id="duration"),
         pytest.param(
-            {"Check": {"TTL": True}},
-            "json: cannot unmarshal bool into Go struct field Check.TTL of type time.Duration",
-            id="bool as duration",
-        ),
-        pytest.param(
             [],
             "json: cannot unmarshal array into Go value of type structs.ServiceDefinition",
             id="array",
@@ -337,6 +332,14 @@ def test_mesh_parts_are_kept_in_the_spelling_of_the_api(source: Any) -> None:
         "Upstreams": [{"LocalBindPort": 1}],
         "Config": {"a_b": 1},
     }
+    assert service.connect == {"Native": True}
+
+
+def test_what_the_api_passes_over() -> None:
+    given = {"Name": "x", "TTL": "1s", "Timeout": True, "Interval": [], "OutputMaxSize": None}
+    check = read_check(given, source="http")
+    assert (check.ttl_ns, check.timeout_ns, check.interval_ns) == (SECOND, 0, 0)
+    service = read_service({"Name": "x", "Connect": {"Native": True, "Odd": 1}}, source="http")
     assert service.connect == {"Native": True}
 
 

@@ -70,6 +70,12 @@ def service(**details: Any) -> ServiceDefinition:
             'Service tagged address "lan_ipv4" must be a valid ipv4 address',
             id="family",
         ),
+        pytest.param(
+            service(kind="connect-proxy", port=1),
+            "1 error occurred:\n\t* Proxy.DestinationServiceName must be non-empty for Connect"
+            " proxy services\n\n",
+            id="proxy",
+        ),
     ],
 )
 def test_refused_services(definition: ServiceDefinition, reason: str) -> None:
@@ -89,6 +95,9 @@ def test_refused_services(definition: ServiceDefinition, reason: str) -> None:
                 tagged_addresses={"wan_ipv6": ServiceAddress("::1"), "own": ServiceAddress("x")}
             ),
             id="addresses",
+        ),
+        pytest.param(
+            service(tagged_addresses={"wan_ipv6": ServiceAddress("10.0.0.1")}), id="unjudged"
         ),
     ],
 )

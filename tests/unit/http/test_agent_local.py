@@ -63,8 +63,11 @@ async def test_shape_of_a_service(api: httpx.AsyncClient) -> None:
         "Address": "10.0.0.1",
         "Port": 1,
         "Kind": "connect-proxy",
-        "Proxy": {"DestinationServiceName": "db"},
-        "Connect": {"Native": True},
+        "Proxy": {
+            "DestinationServiceName": "db",
+            "Upstreams": [{"DestinationName": "mq", "LocalBindPort": 2}],
+            "Expose": {"Paths": [{"Path": "/", "ListenerPort": 3}]},
+        },
     }
     assert await put(api, "/agent/service/register", body) == OK
     answer = await api.get("/agent/service/web")
@@ -86,10 +89,33 @@ async def test_shape_of_a_service(api: httpx.AsyncClient) -> None:
         },
         "Weights": {"Passing": 1, "Warning": 1},
         "EnableTagOverride": False,
-        "Proxy": {"DestinationServiceName": "db", "MeshGateway": {}, "Expose": {}},
-        "Connect": {"Native": True},
+        "Proxy": {
+            "DestinationServiceName": "db",
+            "Upstreams": [
+                {
+                    "DestinationType": "service",
+                    "DestinationName": "mq",
+                    "LocalBindPort": 2,
+                    "MeshGateway": {},
+                }
+            ],
+            "MeshGateway": {},
+            "Expose": {"Paths": [{"ListenerPort": 3, "Path": "/", "ParsedFromCheck": False}]},
+        },
     }
     assert (await api.get("/agent/services")).json() == {"web": found}
+    [listed] = (await api.get("/catalog/service/web")).json()
+    assert listed["ServiceProxy"]["Upstreams"][0]["Datacenter"] == ""
+    again = {"Name": found.pop("Service"), **found}
+    for shown in ("Weights", "TaggedAddresses"):
+        del again[shown]
+    assert await put(api, "/agent/service/register", again) == OK, "what is shown can be sent"
+
+
+async def test_a_native_service(api: httpx.AsyncClient) -> None:
+    body = {"Name": "web", "Connect": {"Native": True}}
+    assert await put(api, "/agent/service/register", body) == OK
+    assert (await api.get("/agent/service/web")).json()["Connect"] == {"Native": True}
 
 
 async def test_a_service_blocks_on_its_hash(api: httpx.AsyncClient) -> None:
@@ -154,6 +180,25 @@ async def test_a_service_blocks_on_its_hash(api: httpx.AsyncClient) -> None:
             400,
             'Request decode failed: json: unknown field "State"',
         ),
+        (
+            "check/update/none",
+            {"Status": "passing", "Namespace": "x"},
+            400,
+            'Request decode failed: json: unknown field "Namespace"',
+        ),
+        ("check/pass/c%22q", None, 500, 'CheckID "c\\"q" does not have associated TTL'),
+        (
+            "check/register",
+            {"Name": "c", "TTL": "1s", "ServiceID": 'a"b\n'},
+            500,
+            'ServiceID "a\\"b\\n" does not exist',
+        ),
+        (
+            "service/register",
+            {"Name": "w", "Kind": "connect-proxy", "Proxy": {"DestinationServiceName": "x"}},
+            400,
+            "1 error occurred:\n\t* Port must be set for a Connect proxy\n\n",
+        ),
         ("check/deregister/", None, 500, "CheckID missing"),
         ("service/deregister/", None, 500, "ServiceID missing"),
         ("service/register", None, 400, "Request decode failed: EOF"),
@@ -161,6 +206,7 @@ async def test_a_service_blocks_on_its_hash(api: httpx.AsyncClient) -> None:
         ("service/maintenance/w", None, 400, "Missing value for enable"),
         ("service/maintenance/?enable=1", None, 400, "Missing service ID"),
         ("service/maintenance/w?enable=x", None, 400, 'Invalid value for enable: "x"'),
+        ("service/maintenance/w?enable=%22", None, 400, 'Invalid value for enable: "\\""'),
         ("service/maintenance/w?enable=1", None, 404, 'No service registered with ID "w"'),
         ("maintenance?enable=", None, 400, 'Invalid value for enable: ""'),
     ],
@@ -257,6 +303,7 @@ async def test_local_health(
         assert len(body[0]["Checks"]) == len(states) + len(node)
         text = await api.get(f"/agent/health/service/{path}?format=text")
         assert (text.status_code, text.text) == (code, status)
+        assert text.headers["Content-Type"] == "text/plain"
         accepting = {"Accept": "text/plain"}
         assert (await api.get(f"/agent/health/service/{path}", headers=accepting)).text == status
 

@@ -197,17 +197,25 @@ async def test_a_bad_filter_is_told_before_anything_is_read(api: Handlers, path:
 async def test_mesh_settings_are_kept_and_shown_in_order(api: Handlers) -> None:
     proxy = {
         "destination_service_name": "web",
-        "Upstreams": [{"destinationname": "db", "LocalBindPort": 1}],
-        "Unknown": 1,
+        "Upstreams": [{"destinationname": "db", "LocalBindPort": 1, "Config": {}}],
+        "Expose": {"Paths": [{"listener_port": 2, "Path": "/", "ParsedFromCheck": False}]},
     }
     service = {"Service": "proxy", "Kind": "connect-proxy", "Port": 1, "Proxy": proxy}
     await register(api, Service=service)
     [found] = await api.json("GET", "/v1/catalog/connect/web")
     assert found["ServiceProxy"] == {
         "DestinationServiceName": "web",
-        "Upstreams": [{"DestinationName": "db", "LocalBindPort": 1}],
+        "Upstreams": [
+            {
+                "DestinationType": "",
+                "DestinationName": "db",
+                "Datacenter": "",
+                "LocalBindPort": 1,
+                "MeshGateway": {},
+            }
+        ],
         "MeshGateway": {},
-        "Expose": {},
+        "Expose": {"Paths": [{"ListenerPort": 2, "Path": "/"}]},
     }
     [healthy] = await api.json("GET", "/v1/health/connect/web")
     assert healthy["Service"]["Kind"] == "connect-proxy"

@@ -69,7 +69,8 @@ def listed(*flaws: str) -> str:
     ],
 )
 def test_proxies_and_gateways(settings: dict[str, Any], flaws: list[str]) -> None:
-    given = {"kind": "connect-proxy", "port": 1, "proxy": PROXY, "connect": None} | settings
+    given: dict[str, Any] = {"kind": "connect-proxy", "port": 1, "proxy": PROXY, "connect": None}
+    given |= settings
     assert mesh_problem(**given) == (listed(*flaws) if flaws else "")
 
 
