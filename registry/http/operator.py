@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
+from msgspec.structs import replace
+
 from registry.agent.autopilot import configured_autopilot
 from registry.agent.durations import MILLISECOND, format_duration, parse_duration
 from registry.agent.facade import AgentFacade
+from registry.goflags import BOOLEANS
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -20,12 +23,13 @@ from registry.http.api import (
 )
 from registry.http.errors import check
 from registry.http.operations import BOOLEAN, TEXT, UINT64, Answer, Operation, Parameter, Refusal
-from registry.http.options import DATACENTER, READ, STALE, json_body, shows
+from registry.http.options import DATACENTER, READ, json_body, shows
 from registry.http.params import datacenter, decode_json, parse_uint, read_options
 from registry.http.shapes import fields, read_body, text
 from registry.server.autopilot import ServerHealth
 from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.state.operator import AutopilotRecord, AutopilotSettings, GetAutopilot, SetAutopilot
+from registry.state.quote import quote
 
 routes = Routes()
 
@@ -119,12 +123,12 @@ def _bad(text: str) -> HttpError:
     "/v1/operator/raft/configuration",
     Operation(
         summary="List the servers that take part in consensus",
-        parameters=(DATACENTER, STALE),
+        parameters=READ,
         answers=shows(RaftConfigurationObject),
     ),
 )
 async def raft_configuration(request: ApiRequest) -> ApiResponse:
-    datacenter(request)
+    read_options(request)  # refused like any read, though there is nothing to wait for
     index, servers = await request.agent.backend.raft_configuration()
     return json_response({"Servers": servers, "Index": index})
 
@@ -159,7 +163,7 @@ async def remove_peer(request: ApiRequest) -> ApiResponse:
     _, servers = await request.agent.backend.raft_configuration()
     found = [server for server in servers if server[field] == wanted]
     if not found:
-        raise HttpError(500, f'{kind} "{wanted}" was not found in the Raft configuration')
+        raise HttpError(500, f"{kind} {quote(wanted)} was not found in the Raft configuration")
     await request.agent.backend.remove_server(found[0]["ID"])
     return empty_response()
 
@@ -177,7 +181,8 @@ async def remove_peer(request: ApiRequest) -> ApiResponse:
 )
 async def autopilot_configuration(request: ApiRequest) -> ApiResponse:
     options = read_options(request)  # first: it may make the request one for another datacenter
-    result = await request.agent.read(GetAutopilot(), options)
+    at_once = replace(options, min_index=0, wait_ms=0)
+    result = await request.agent.read(GetAutopilot(), at_once)
     return json_response(_shown(result.value or _configured(request.agent)))
 
 
@@ -213,7 +218,6 @@ def _shown(record: AutopilotRecord) -> dict[str, Any]:
     ),
 )
 async def set_autopilot(request: ApiRequest) -> ApiResponse:
-    datacenter(request)
     try:
         body = await request.body()
         given = decode_json(request, body)
@@ -225,6 +229,7 @@ async def set_autopilot(request: ApiRequest) -> ApiResponse:
     except ValueError as problem:
         raise _autopilot_error(str(problem)) from problem
     cas_index = _cas_index(request)
+    datacenter(request)
     result = check(await request.agent.write(SetAutopilot(settings=settings, cas_index=cas_index)))
     return json_response(result)
 
@@ -290,9 +295,9 @@ def _count(name: str, value: Any) -> int:
 def _duration(name: str, value: Any) -> int:
     if isinstance(value, str):
         return parse_duration(value)
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1 << 63:
         raise _wrong(name, value)
-    return value
+    return int(value)
 
 
 #: Field and reader by the name in a body, in lower case; "" for what is only read.
@@ -314,7 +319,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "/v1/operator/autopilot/health",
     Operation(
         summary="Tell the health of the servers",
-        parameters=(DATACENTER,),
+        parameters=READ,
         answers=(
             Answer(AutopilotHealthObject, "All servers are healthy"),
             Answer(AutopilotHealthObject, "One of them is not", 429),
@@ -322,7 +327,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     ),
 )
 async def autopilot_health(request: ApiRequest) -> ApiResponse:
-    datacenter(request)
+    read_options(request)
     report = await request.agent.backend.autopilot_health()
     body = {
         "Healthy": report.healthy,
@@ -461,23 +466,18 @@ def _relay_factor(request: ApiRequest) -> int:
     try:
         factor = int(text)
     except ValueError:
-        reason = f'strconv.Atoi: parsing "{text}": invalid syntax'
+        reason = f"strconv.Atoi: parsing {quote(text)}: invalid syntax"
         raise _bad(f"Error parsing relay factor: {reason}") from None
     if not 0 <= factor <= RELAY_FACTOR_MAX:
         raise _bad(f"Invalid relay-factor: Relay factor must be in range: [0, {RELAY_FACTOR_MAX}]")
     return factor
 
 
-_BOOLEANS = {
-    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
-    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
-}
-
-
 def _local_only(request: ApiRequest) -> bool:
     text = request.query.get("local-only")
     if not text:
         return False
-    if text not in _BOOLEANS:
-        raise _bad(f'Error parsing local-only: strconv.ParseBool: parsing "{text}": invalid syntax')
-    return _BOOLEANS[text]
+    if text not in BOOLEANS:
+        reason = f"strconv.ParseBool: parsing {quote(text)}: invalid syntax"
+        raise _bad(f"Error parsing local-only: {reason}")
+    return BOOLEANS[text]
