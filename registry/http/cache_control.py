@@ -18,6 +18,11 @@ class CacheControl(msgspec.Struct, frozen=True):
     must_revalidate: bool = False
     stale_if_error_s: int = 0
 
+    def allows(self, age_s: float) -> bool:
+        """Whether an answer that is so old may be given."""
+        too_old = self.max_age_s is not None and 0 < self.max_age_s < age_s
+        return not (self.must_revalidate or too_old)
+
     @staticmethod
     def read(header: str) -> CacheControl:
         """Raises `HttpError` 400 on a number that is none."""

@@ -3,15 +3,21 @@
 On a server the state that a read asks is in this process, so a cached read asks it again, which
 costs what looking into a cache would: a cached answer is never older than an uncached one. What is
 kept is which questions were asked with `?cached` before: the first one is a MISS, later ones are
-HITs whose `Age` is 0, as it is for an entry that a background refresh keeps up to date.
+HITs, as they are with a cache of answers. Such a cache is kept up to date in the background for the
+endpoints in `REFRESHED`; there a HIT has the `Age` 0 whatever `Cache-Control` asks for, and a read
+that waits for a change is a MISS. For the others a HIT is as old as the last MISS, and one that is
+older than the client takes is a MISS too.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from registry.agent.facade import Backend
 from registry.http.cache_control import CacheControl
@@ -37,6 +43,12 @@ CACHEABLE = {
     "/v1/query/": "/execute",
 }
 
+#: Those of them whose answers a background refresh keeps up to date.
+REFRESHED = frozenset({"/v1/catalog/services", "/v1/catalog/service/", "/v1/health/service/"})
+
+#: Those whose answers are kept as the filter leaves them.
+FILTERED = frozenset({"/v1/catalog/service/", "/v1/health/service/"})
+
 
 class CachedAnswer:
     """What one request's `?cached` found."""
@@ -45,19 +57,21 @@ class CachedAnswer:
 
     def __init__(self) -> None:
         self.hit = False
-        self.age_s = 0
+        self.age_s = 0.0
 
     def headers(self) -> list[tuple[str, str]]:
         if not self.hit:
             return [("X-Cache", "MISS")]
-        return [("X-Cache", "HIT"), ("Age", str(self.age_s))]
+        return [("X-Cache", "HIT"), ("Age", f"{self.age_s:.0f}")]
 
 
 class AnswerCache:
     """Which questions this agent was asked with `?cached`, by the request that they came as."""
 
-    def __init__(self) -> None:
-        self._asked: OrderedDict[object, float] = OrderedDict()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        #: When an answer was last fetched, and when it was last asked for.
+        self._times: OrderedDict[object, tuple[float, float]] = OrderedDict()
 
     def attach(self, request: ApiRequest) -> None:
         """Have the reads of this request go through the cache, where its endpoint allows that."""
@@ -69,17 +83,24 @@ class AnswerCache:
         backend = _CachingBackend(request.agent.backend, self, request)
         request.agent = replace(request.agent, backend=backend)
 
-    def seen(self, question: object) -> bool:
-        """Whether `question` was asked before, and remember that it is asked now."""
-        now = time.monotonic()
-        before = self._asked.pop(question, None)
-        self._asked[question] = now
-        if len(self._asked) > ENTRIES_MAX:
-            self._asked.popitem(last=False)
-        return before is not None and now - before < ENTRY_TTL_S
+    def note(self, request: ApiRequest, question: object, *, waited: bool = False) -> None:
+        """Have the request's headers say what became of its `question`, which was answered now;
+        `waited` for a change it was not by anything kept."""
+        assert request.cached is not None  # only such requests come here
+        now = self._clock()
+        fetched_s, asked_s = self._times.pop(question, (now, now - ENTRY_TTL_S))
+        age_s = 0.0 if request.pattern in REFRESHED else now - fetched_s
+        hit = now - asked_s < ENTRY_TTL_S and not waited
+        if request.pattern not in REFRESHED:
+            control = CacheControl.read(request.headers.get("cache-control", ""))
+            hit = hit and control.allows(age_s)
+        self._times[question] = (fetched_s if hit else now, now)
+        if len(self._times) > ENTRIES_MAX:
+            self._times.popitem(last=False)
+        request.cached.hit, request.cached.age_s = hit, age_s
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return len(self._times)
 
 
 class _CachingBackend:
@@ -89,12 +110,22 @@ class _CachingBackend:
         self._below, self._cache, self._request = below, cache, request
 
     async def read(self, query: Query, options: ReadOptions) -> ReadResult:
-        result = await self._below.read(query, options)
-        if self._request.cached is not None:
-            control = CacheControl.read(self._request.headers.get("cache-control", ""))
-            known = self._cache.seen((self._request.agent.datacenter, repr(query)))
-            self._request.cached.hit = known and not control.must_revalidate
+        request = self._request
+        result, waited = await self._answer(query, options)
+        if request.cached is not None:
+            expression = request.query.get("filter") if request.pattern in FILTERED else ""
+            question = (request.agent.datacenter, repr(query), expression)
+            self._cache.note(request, question, waited=waited)
         return result
+
+    async def _answer(self, query: Query, options: ReadOptions) -> tuple[ReadResult, bool]:
+        """The answer, and whether it had to wait for a change."""
+        if options.min_index:
+            present = msgspec.structs.replace(options, min_index=0, wait_ms=0)
+            result = await self._below.read(query, present)
+            if result.index > options.min_index:
+                return result, False
+        return await self._below.read(query, options), options.min_index > 0
 
     async def write(self, command: Command) -> Any:
         return await self._below.write(command)

@@ -153,7 +153,8 @@ async def datacenters(request: ApiRequest) -> ApiResponse:
     known = await request.agent.datacenters.known()
     response = json_response([each.name for each in known] or [request.agent.datacenter])
     if request.cached is not None:
-        request.cached.hit = request.cache is not None and request.cache.seen("datacenters")
+        assert request.cache is not None  # it is what attached the other
+        request.cache.note(request, "datacenters")
         meta = ReadResult(index=0, value=None, mode=mode)
         headers = read_headers(request, ListNodes(), meta)
         response.headers.extend(pair for pair in headers if pair[0] in ("X-Cache", "Age"))

@@ -24,6 +24,7 @@ from registry.agent.reload import ReloadReport
 from registry.errors import ConfigError
 from registry.hooks import Secret, hookimpl
 from registry.http.agent_info import shown_config
+from registry.http.caching import AnswerCache
 from registry.http.limits import Deadlines
 from registry.http.server import HttpServer
 from registry.plugins import Plugins
@@ -576,8 +577,47 @@ async def test_a_cached_read_is_a_miss_then_a_hit_and_never_old(serve: Any) -> N
         third = await session.get(path)
         assert [entry["Node"]["Node"] for entry in third.json()] == ["n"]
         fresh = await session.get(path, headers={"Cache-Control": "max-age=0"})
-        assert fresh.headers["X-Cache"] == "MISS"
+        assert fresh.headers["X-Cache"] == "HIT"  # it is fresh anyway
+        filtered = await session.get(path, params={"cached": "", "filter": "Node.Node == n"})
+        assert filtered.headers["X-Cache"] == "MISS"
         assert "X-Cache" not in (await session.get("/v1/kv/a?cached")).headers
+
+
+async def test_a_cached_read_that_waits_for_a_change_is_a_miss(serve: Any) -> None:
+    async with session_of(await serve()) as session:
+        path = "/v1/health/service/web?cached"
+        body: dict[str, Any] = {"Node": "n", "Address": "10.0.0.1"}
+        await session.put("/v1/catalog/register", json=body)
+        index = (await session.get(path)).headers["X-Consul-Index"]
+        late = await session.get(f"{path}&index={index}&wait=1ms")
+        assert (late.headers["X-Cache"], "Age" in late.headers) == ("MISS", False)
+        service = {"Service": {"Service": "web"}}
+        await session.put("/v1/catalog/register", json=body | service)
+        early = await session.get(f"{path}&index={index}&wait=60s")
+        assert (early.headers["X-Cache"], len(early.json())) == ("HIT", 1)
+
+
+async def test_what_no_refresh_keeps_fresh_is_as_old_as_its_last_miss(serve: Any) -> None:
+    now_s = 1000.0
+    server = await serve()
+    server.rim.cache = AnswerCache(lambda: now_s)
+    async with session_of(server) as session:
+
+        async def ask(control: str = "") -> tuple[str, str | None]:
+            headers = {"Cache-Control": control} if control else {}
+            answer = await session.get("/v1/catalog/datacenters?cached", headers=headers)
+            return answer.headers["X-Cache"], answer.headers.get("Age")
+
+        assert await ask("max-age=60") == ("MISS", None)
+        now_s += 8.6
+        assert await ask() == ("HIT", "9")
+        assert await ask("max-age=9") == ("HIT", "9")
+        assert await ask("max-age=8") == ("MISS", None)
+        assert await ask("max-age=-1") == ("HIT", "0")
+        assert await ask("must-revalidate") == ("MISS", None)
+        assert await ask("max-age=0") == ("MISS", None)
+        now_s += 3 * 86_400
+        assert await ask() == ("MISS", None)
 
 
 async def test_cached_reads_can_be_turned_off(serve: Any) -> None:
