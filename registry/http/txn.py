@@ -249,7 +249,9 @@ def _unreadable(reason: str) -> HttpError:
 def _operations(request: ApiRequest, items: Sequence[Any]) -> tuple[Operation, ...]:
     """The operations of the list; entries that say nothing are passed over."""
     try:
-        given = [read_fields(item or {}, _OPERATION_FIELDS, "TxnOp") for item in items]
+        given = [
+            read_fields({} if item is None else item, _OPERATION_FIELDS, "TxnOp") for item in items
+        ]
     except BodyError as problem:
         raise _unreadable(str(problem)) from None
     found = (_operation(request, each) for each in given)

@@ -98,6 +98,8 @@ async def test_names_of_fields_in_any_letter_case(api: Handlers) -> None:
         b'{"KV": {}}',
         b"5",
         b"[5]",
+        b"[[]]",
+        b'[""]',
         b'[{"KV": 5}]',
         b'[{"What": {}}]',
         b'[{"KV": {"Verb": "set", "Key": "a", "Extra": 1}}]',
