@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     import httpx
 
 REDIRECTS_MAX = 10
+
+_PORTS = {"http": 80, "https": 443}
+
+#: What OpenSSL says when the other side speaks plain HTTP.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
@@ -75,18 +81,43 @@ class HttpClients:
 
 
 def reason_of(problem: BaseException) -> str:
-    """The system's error at the bottom when there is one, as connection errors hide it."""
+    """What went wrong in the words that operators search for; the system's error at the bottom
+    when there is one, as connection errors hide it."""
+    import httpx
+
+    host, address = _target_of(problem)
     cause: BaseException | None = problem
     while cause is not None:
         if isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
             continue
         if isinstance(cause, ssl.SSLError):
+            if cause.reason in _NO_TLS:
+                return "http: server gave HTTP response to HTTPS client"
             return f"tls: {cause.reason or cause}".lower()
+        if isinstance(cause, socket.gaierror):
+            return f"dial tcp: lookup {host}: no such host"
         if isinstance(cause, OSError) and cause.errno:
-            return f"connect: {os_error_text(cause)}"
+            text = os_error_text(cause)
+            if isinstance(problem, httpx.ConnectError):
+                return f"dial tcp {address}: connect: {text}"
+            return f"{address}: {text}"
         cause = cause.__cause__ or cause.__context__
+    if isinstance(problem, httpx.RemoteProtocolError) and "without sending" in str(problem):
+        return "EOF"
     return str(problem) or type(problem).__name__
+
+
+def _target_of(problem: BaseException) -> tuple[str, str]:
+    """Host, and host with port, of the request that failed; "" when there was none."""
+    import httpx
+
+    try:
+        url = problem.request.url if isinstance(problem, httpx.RequestError) else httpx.URL()
+    except RuntimeError:  # it failed before there was a request
+        return "", ""
+    port = url.port or _PORTS.get(url.scheme, 0)
+    return url.host, f"[{url.host}]:{port}" if ":" in url.host else f"{url.host}:{port}"
 
 
 def os_error_text(problem: OSError) -> str:

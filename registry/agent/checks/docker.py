@@ -9,12 +9,20 @@ from __future__ import annotations
 import os
 import shutil
 
-from registry.agent.checks.base import CRITICAL
+from registry.agent.checks.base import CRITICAL, WARNING
 from registry.agent.checks.script import ScriptRunner
 from registry.agent.definitions import CheckDefinition
 from registry.hooks import CheckResult, CheckType
 
 DOCKER = "docker"
+
+#: What the client says when it did not get as far as the container's program. Its exit status is
+#: then 1 as well, which would be a warning.
+_CLIENTS_OWN = (
+    "Error response from daemon",
+    "Error: No such",
+    "Cannot connect to the Docker daemon",
+)
 
 
 class DockerRunner(ScriptRunner):
@@ -33,7 +41,10 @@ class DockerRunner(ScriptRunner):
             return CheckResult(
                 CRITICAL, "docker checks need the docker command line client, which is not in $PATH"
             )
-        return await super().run()
+        result = await super().run()
+        if result.status == WARNING and result.output.startswith(_CLIENTS_OWN):
+            return CheckResult(CRITICAL, result.output)
+        return result
 
 
 def create(definition: CheckDefinition) -> DockerRunner:

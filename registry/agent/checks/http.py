@@ -9,6 +9,7 @@ from registry.agent.definitions import CheckDefinition
 from registry.agent.http_clients import reason_of
 from registry.agent.output import OutputTail
 from registry.hooks import CheckResult, CheckType
+from registry.state.quote import quote
 
 USER_AGENT = "Consul Health Check"
 ACCEPT = "text/plain, text/*, */*"
@@ -16,6 +17,7 @@ ACCEPT = "text/plain, text/*, */*"
 #: How long the request is follows from its body, whatever a definition says.
 _FRAMING = frozenset({"content-length", "transfer-encoding"})
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -36,9 +38,14 @@ class HttpRunner:
         assert self._context is not None, "bind comes first"
         client = await self._context.http.get(verify=not self._definition.tls_skip_verify)
         tail = OutputTail(self._context.output_bytes_max)
+        if not _METHOD.fullmatch(self._method):
+            return CheckResult(CRITICAL, f"net/http: invalid method {quote(self._method)}")
+        if flaw := url_flaw(self._definition.http):
+            return CheckResult(CRITICAL, f"parse {quote(self._definition.http)}: {flaw}")
+        if (scheme := scheme_of(self._definition.http)) not in ("http", "https"):
+            reason = f"unsupported protocol scheme {quote(scheme)}"
+            return CheckResult(CRITICAL, self._error_text(reason))
         try:
-            if not _METHOD.fullmatch(self._method):
-                raise ValueError(f'net/http: invalid method "{self._method}"')
             request = httpx.Request(
                 self._method,
                 self._definition.http,
@@ -75,7 +82,24 @@ class HttpRunner:
         return given + [(name, value) for name, value in defaults if name.lower() not in names]
 
     def _error_text(self, reason: str) -> str:
-        return f'{self._method.capitalize()} "{self._definition.http}": {reason}'
+        return f"{self._method.capitalize()} {quote(self._definition.http)}: {reason}"
+
+
+def scheme_of(url: str) -> str:
+    """What stands before the first colon if that can be a scheme, in small letters."""
+    scheme, colon, _ = url.partition(":")
+    return scheme.lower() if colon and _SCHEME.fullmatch(scheme) else ""
+
+
+def url_flaw(url: str) -> str:
+    """Why this is no URL, or ""; what follows the host is not looked at."""
+    if any(ord(char) < ord(" ") or char == "\x7f" for char in url):
+        return "net/url: invalid control character in URL"
+    if url.startswith(":"):
+        return "missing protocol scheme"
+    if not scheme_of(url) and ":" in url.partition("/")[0]:
+        return "first path segment in URL cannot contain colon"
+    return ""
 
 
 def state_of(status_code: int) -> str:

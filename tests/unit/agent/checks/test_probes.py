@@ -161,10 +161,53 @@ async def test_http_keeps_the_end_of_a_long_answer(clients: HttpClients, target:
 
 async def test_http_connection_refused(clients: HttpClients) -> None:
     result = await http_runner(clients, f"http://{CLOSED}/").run()
-    assert result == CheckResult("critical", f'Get "http://{CLOSED}/": connect: connection refused')
+    reason = f"dial tcp {CLOSED}: connect: connection refused"
+    assert result == CheckResult("critical", f'Get "http://{CLOSED}/": {reason}')
 
 
-@pytest.mark.parametrize("url", ["http://", "nonsense", "ftp://x/", "http://[::1", "http://h:0x/"])
+@pytest.mark.parametrize(
+    ("url", "output"),
+    [
+        ("ftp://x/", 'Get "ftp://x/": unsupported protocol scheme "ftp"'),
+        ("nonsense", 'Get "nonsense": unsupported protocol scheme ""'),
+        ("h:80/", 'Get "h:80/": unsupported protocol scheme "h"'),
+        ("::x", 'parse "::x": missing protocol scheme'),
+        ("1.2.3.4:80/", 'parse "1.2.3.4:80/": first path segment in URL cannot contain colon'),
+        ("http://x\n", 'parse "http://x\\n": net/url: invalid control character in URL'),
+        (
+            "http://no-such-host.invalid/",
+            'Get "http://no-such-host.invalid/": dial tcp: lookup no-such-host.invalid: '
+            "no such host",
+        ),
+    ],
+)
+async def test_http_says_what_is_wrong_with_a_url(
+    clients: HttpClients, url: str, output: str
+) -> None:
+    result = await run_once(http_runner(clients, url), "c", 10 * SECOND)
+    assert result == CheckResult("critical", output)
+
+
+async def test_http_bad_method(clients: HttpClients) -> None:
+    result = await http_runner(clients, f"http://{CLOSED}/", method="B AD").run()
+    assert result == CheckResult("critical", 'net/http: invalid method "B AD"')
+
+
+async def test_https_to_a_plain_server(clients: HttpClients) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        runner = http_runner(clients, f"https://{host}:{port}/")
+        result = await run_once(runner, "c", 10 * SECOND)
+    assert result.output.endswith(": http: server gave HTTP response to HTTPS client")
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://h:0x/"])
 async def test_http_bad_urls_are_critical(clients: HttpClients, url: str) -> None:
     result = await run_once(http_runner(clients, url), "c", SECOND)
     assert result.status == "critical"

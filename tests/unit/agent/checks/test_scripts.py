@@ -172,6 +172,27 @@ async def test_docker_runs_the_arguments_in_the_container(
     assert (await docker.create(one).run()).output == "exec web /bin/bash -c a b\n"
 
 
+@pytest.mark.parametrize(
+    ("output", "state"),
+    [
+        ("Error: No such container: web", "critical"),
+        ("Cannot connect to the Docker daemon at unix:///x.", "critical"),
+        ("low on memory", "warning"),
+    ],
+)
+async def test_docker_does_not_reach_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, state: str
+) -> None:
+    client = tmp_path / "docker"
+    client.write_text(f"#!/bin/sh\necho '{output}' >&2\nexit 1\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    definition = CheckDefinition(
+        id="d", docker_container_id="web", args=("true",), output_max_size=99
+    )
+    assert await docker.create(definition).run() == CheckResult(state, f"{output}\n")
+
+
 def is_running(pid: int) -> bool:
     """Whether the process is there and more than an entry that nobody has waited for."""
     try:
