@@ -291,69 +291,7 @@ async def test_bad_coordinates(api: Handlers, body: Any, status: int, text: str)
     assert (response.status, response.body.decode()) == (status, text)
 
 
-# Configuration entries.
-
-
-async def test_config_entries(api: Handlers) -> None:
-    entry = {"kind": "service-resolver", "name": "web", "connect_timeout": "15s", "Subsets": {}}
-    assert await api.json("PUT", "/v1/config", json=entry) is True
-    assert await api.json("GET", "/v1/config/service-resolver/web") == {
-        "Kind": "service-resolver",
-        "Name": "web",
-        "ConnectTimeout": "15s",
-        "CreateIndex": 1,
-        "ModifyIndex": 1,
-    }
-    assert len(await api.json("GET", "/v1/config/service-resolver")) == 1
-    assert await api.json("DELETE", "/v1/config/service-resolver/web") == {}
-    assert (await api.request("GET", "/v1/config/service-resolver/web")).status == 404
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        pytest.param(b"", "EOF", id="empty"),
-        pytest.param(b"[]", "json: cannot unmarshal body into an entry", id="list"),
-        pytest.param(
-            b"{}", "Payload does not contain a kind/Kind key at the top level", id="no-kind"
-        ),
-        pytest.param(b'{"Kind":"odd"}', "invalid config entry kind: odd", id="odd-kind"),
-        pytest.param(
-            b'{"Kind":"service-defaults","Name":"x","Odd":1}',
-            'invalid config key "Odd"',
-            id="unknown-field",
-        ),
-        pytest.param(
-            b'{"Kind":"service-defaults","Name":1}',
-            "'Name' expected type 'string'",
-            id="name-is-no-text",
-        ),
-        pytest.param(
-            b'{"Kind":"service-defaults","Name":"x","Protocol":1}',
-            "json: cannot unmarshal number into Go struct field Protocol of type string",
-            id="setting-is-no-text",
-        ),
-        pytest.param(
-            b'{"Kind":"proxy-defaults","Config":{"a":[{"b":18446744073709551616}]}}',
-            "Config.a.b: the number 18446744073709551616 has more than 64 bits",
-            id="number-over-64-bits",
-        ),
-        pytest.param(
-            b'{"Kind":"service-resolver","Name":"x","ConnectTimeout":1e30}',
-            "ConnectTimeout: the number 1000000000000000019884624838656 has more than 64 bits",
-            id="duration-over-64-bits",
-        ),
-        pytest.param(
-            b'{"Kind":"proxy-defaults","Config":{"a":1e999}}',
-            "Config.a: the number is too large",
-            id="number-beyond-all-bounds",
-        ),
-    ],
-)
-async def test_bad_config_entries(api: Handlers, body: bytes, reason: str) -> None:
-    response = await api.request("PUT", "/v1/config", body)
-    assert response.status == 400
-    assert response.body.decode() == f"Bad request: Request decoding failed: {reason}"
+# Mesh gateways.
 
 
 async def test_services_behind_a_gateway(api: Handlers) -> None:
