@@ -13,12 +13,16 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
 from registry.errors import ConfigError, Rejected, RemoteProtocolError, Unavailable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8500"
+
+#: As many as browsers bear.
+REDIRECTS_MAX = 10
 
 #: Environment variables may carry either prefix; our own wins.
 PREFIXES = ("REGISTRY_", "CONSUL_")
@@ -66,6 +70,7 @@ class Settings:
     client_key: str = ""
     tls_server_name: str = ""
     datacenter: str = ""
+    namespace: str = ""  # agents refuse any; they do the refusing
     stale: bool = False
 
 
@@ -152,19 +157,36 @@ class Client:
         if json_body is not None:
             body = json.dumps(json_body).encode()
         target = self._target(path, parameters)
+        response = self._exchange(method, target, body, headers, timeout)
+        for _ in range(REDIRECTS_MAX):
+            place = response.headers.get("location", "")
+            if response.status != http.client.MOVED_PERMANENTLY or not place.startswith("/"):
+                break
+            # An agent tells so of a path with two slashes in a row. What follows is a read,
+            # whatever was asked, as in clients that existing scripts use.
+            response = self._exchange("GET", place, None, headers, timeout)
+        if response.status not in accept:
+            raise ApiError(response.status, response.text)
+        return response
+
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        body: bytes | BinaryIO | None,
+        headers: Mapping[str, str] | None,
+        timeout: float | None,
+    ) -> Response:
         connection = self._connect(timeout)
         try:
             raw = self._send(connection, method, target, body, headers)
-            response = Response(
+            return Response(
                 raw.status, {name.lower(): value for name, value in raw.getheaders()}, raw.read()
             )
         except (OSError, http.client.HTTPException) as problem:
             raise self._unreachable(method, target, problem) from problem
         finally:
             connection.close()
-        if response.status not in accept:
-            raise ApiError(response.status, response.text)
-        return response
 
     def stream(
         self, path: str, parameters: Mapping[str, Any] | None = None, *, chunk_bytes: int = 65536
@@ -187,10 +209,13 @@ class Client:
         pairs = _pairs(parameters or {})
         if self.settings.datacenter:
             pairs.append(("dc", self.settings.datacenter))
+        if namespace := self.settings.namespace or environment("NAMESPACE"):
+            pairs.append(("ns", namespace))
         if self.settings.stale:
             pairs.append(("stale", ""))
         if not pairs:
             return path
+        pairs.sort(key=itemgetter(0))  # as in the messages that other clients give
         return f"{path}?{urlencode(pairs, encoding='utf-8', errors='surrogateescape')}"
 
     def _send(
@@ -222,7 +247,9 @@ class Client:
         if isinstance(problem, ConnectionRefusedError | FileNotFoundError | PermissionError):
             place = f"unix {self._unix}" if self._unix else f"tcp {urlsplit(self._url).netloc}"
             reason = f"dial {place}: connect: {reason.lower()}"
-        return AgentUnreachable(method, self._url + target, reason)
+        # A socket's path stands where a host does.
+        url = f"http://{quote(self._unix, safe='')}" if self._unix else self._url
+        return AgentUnreachable(method, url + target, reason)
 
     # Conveniences for examples and plugins.
 
@@ -259,15 +286,18 @@ def _parse_address(address: str) -> tuple[str, str]:
     """`(base url, unix socket path or "")`; raises `ConfigError` for what is no address."""
     if address.startswith("unix://"):
         return "http://unix", address.removeprefix("unix://")
-    if "://" not in address:
+    scheme, separator, _ = address.partition("://")
+    if not separator:
         scheme = "https" if environment("HTTP_SSL").lower() in ("1", "true") else "http"
         address = f"{scheme}://{address}"
+    elif scheme not in ("http", "https"):
+        raise ConfigError(f"Unknown protocol scheme: {scheme}")
     try:
         parts = urlsplit(address)
         port = parts.port
     except ValueError as problem:
         raise ConfigError(f"not an address of an agent: {address} ({problem})") from problem
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not parts.hostname:
         raise ConfigError(
             f"not an address of an agent: {address} (want host:port, http://, https:// or unix://)"
         )
@@ -279,14 +309,15 @@ def _fixed_headers(settings: Settings) -> dict[str, str]:
     headers = {}
     token_file = settings.token_file or environment("HTTP_TOKEN_FILE")
     token = settings.token or environment("HTTP_TOKEN")
-    if token_file and not settings.token:
+    if token_file:
         try:
             with open(token_file, encoding="utf-8") as file:
-                token = file.read().strip()
-        except (OSError, UnicodeDecodeError) as problem:
-            raise ConfigError(
-                f"cannot read the token file: {problem}", file=token_file
-            ) from problem
+                token = file.read().strip() or token
+        except OSError as problem:
+            reason = (problem.strerror or str(problem)).lower()
+            raise ConfigError(f"Error loading token file: open {token_file}: {reason}") from problem
+        except UnicodeDecodeError as problem:
+            raise ConfigError(f"Error loading token file: {token_file}: {problem}") from problem
     if token:
         if not (token.isascii() and token.isprintable()):
             raise ConfigError("the ACL token has characters that no token has")

@@ -127,10 +127,15 @@ def test_addresses(given: str, url: str) -> None:
     assert Client(Settings(address=given)).url == url
 
 
-@pytest.mark.parametrize("given", ["ftp://a:1", "http://", "a:70000", "a:b", "http://:8500", "["])
+@pytest.mark.parametrize("given", ["http://", "a:70000", "a:b", "http://:8500", "["])
 def test_what_is_no_address(given: str) -> None:
     with pytest.raises(ConfigError, match="not an address of an agent"):
         Client(Settings(address=given))
+
+
+def test_a_scheme_that_no_agent_speaks() -> None:
+    with pytest.raises(ConfigError, match=r"^Unknown protocol scheme: ftp$"):
+        Client(Settings(address="ftp://a:1"))
 
 
 @pytest.mark.parametrize(
@@ -161,6 +166,8 @@ def test_addresses_from_the_environment(
         pytest.param({"a": "&=ä"}, {}, "/p?a=%26%3D%C3%A4", id="quoted"),
         pytest.param({"a": "\udcff"}, {}, "/p?a=%FF", id="no-utf8"),
         pytest.param({}, {"datacenter": "dc2", "stale": True}, "/p?dc=dc2&stale=", id="settings"),
+        pytest.param({}, {"namespace": "x"}, "/p?ns=x", id="namespace"),
+        pytest.param({"z": 1, "a": 2}, {"datacenter": "d"}, "/p?a=2&dc=d&z=1", id="by-name"),
     ],
 )
 def test_parameters(
@@ -213,6 +220,9 @@ def test_bodies(address: str, send: dict[str, Any], body: str, length: str) -> N
             id="file-over-variable",
         ),
         pytest.param(
+            {"token": "t", "token_file": "F"}, {}, {"x-consul-token": "from-file"}, id="file-wins"
+        ),
+        pytest.param(
             {}, {"HTTP_AUTH": "user:pass"}, {"authorization": "Basic dXNlcjpwYXNz"}, id="basic"
         ),
     ],
@@ -235,13 +245,14 @@ def test_credentials(
 
 
 def test_a_token_file_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="cannot read the token file"):
+    said = "Error loading token file: open no/such/file: no such file or directory"
+    with pytest.raises(ConfigError, match=f"^{said}$"):
         Client(Settings(token_file="no/such/file"))
 
 
 def test_a_token_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="cannot read the token file"):
+    with pytest.raises(ConfigError, match=r"Error loading token file: .*token"):
         Client(Settings(token_file=str(tmp_path / "token")))
 
 
@@ -288,8 +299,12 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     with running(server):
         asked = Client(Settings(address=f"unix://{path}")).put("/p", body=b"x").json()
     assert (asked["path"], asked["body"], asked["headers"]["host"]) == ("/p", "x", "localhost")
-    with pytest.raises(AgentUnreachable, match=f"dial unix {path}: connect: connection refused"):
+    with pytest.raises(AgentUnreachable) as refused:
         Client(Settings(address=f"unix://{path}")).get("/p")
+    host = str(path).replace("/", "%2F")
+    assert str(refused.value) == (
+        f'Get "http://{host}/p": dial unix {path}: connect: connection refused'
+    )
 
 
 # TLS
