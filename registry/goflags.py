@@ -58,6 +58,14 @@ def unsigned(value: str) -> int:
     return number
 
 
+def pair(value: str) -> tuple[str, str]:
+    """`key=value`; both may be empty."""
+    name, equals, rest = value.partition("=")
+    if not equals:
+        raise ValueError(f'Missing "=" value in argument: {value}')
+    return name, rest
+
+
 def _whole(value: str) -> int:
     """Decimal, or with a base prefix (0x, 0o, 0b); a leading zero means octal, as in Go."""
     digits = value.lstrip("+-")

@@ -10,12 +10,25 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 #: Types of watch that need nothing but an agent's HTTP API.
 TYPES = ("key", "keyprefix", "services", "nodes", "service", "checks", "event", "agent_service")
+
+
+#: Type -> the fields of a watch that mean something to it.
+FIELDS = {
+    "key": {"key", "stale"},
+    "keyprefix": {"prefix", "stale"},
+    "services": {"stale"},
+    "nodes": {"stale"},
+    "service": {"service", "tag", "passingonly", "stale"},
+    "checks": {"service", "state", "stale"},
+    "event": {"name"},
+    "agent_service": {"service_id"},
+}
 
 
 class WatchError(ValueError):
@@ -48,6 +61,12 @@ def endpoint(kind: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     raise WatchError(f"Unsupported watch type: {kind}")
 
 
+def refuse_foreign_fields(kind: str, given: Iterable[str]) -> None:
+    """Raises `WatchError` for fields that mean nothing to this type."""
+    if foreign := sorted(set(given) - FIELDS[kind]):
+        raise WatchError(f"Invalid parameters: [{' '.join(foreign)}]")
+
+
 def _need(given: Mapping[str, Any], field: str, what: str) -> str:
     value = given.get(field)
     if not value or not isinstance(value, str):
@@ -70,7 +89,9 @@ def view(kind: str, answer: Any) -> Any:
         case "key":
             return _key(answer[0]) if answer else None
         case "keyprefix":
-            return [_key(entry) for entry in answer or []]
+            return [_key(entry) for entry in answer or []] or None
+        case "services":
+            return dict(sorted((answer or {}).items()))
         case "nodes":
             return [_node(node) for node in answer or []]
         case "service":
@@ -96,13 +117,15 @@ def new_events(events: Sequence[Mapping[str, Any]], seen_index: int) -> list[Map
     return list(events)
 
 
-def encode(data: Any, *, indent: int | None = None) -> str:
+#: What Go's encoder escapes beside what JSON asks for.
+_ESCAPED = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"})
+
+
+def encode(data: Any, *, indent: int | str | None = None) -> str:
     """JSON as Go's encoder writes it: compact or indented, with `<`, `>` and `&` escaped."""
     separators = (",", ": ") if indent else (",", ":")
     text = json.dumps(data, indent=indent, separators=separators, ensure_ascii=False)
-    for character, escaped in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
-        text = text.replace(character, escaped)
-    return text
+    return text.translate(_ESCAPED)
 
 
 def _pick(source: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

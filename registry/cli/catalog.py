@@ -7,10 +7,14 @@ from typing import Any
 from registry.cli.command import Command, CommandError, Invocation, no_arguments, say, table, warn
 from registry.client import ApiError, key_path
 from registry.errors import RegistryError
-from registry.goflags import Flag, boolean
+from registry.goflags import Flag, boolean, pair
 
 NODE_META = Flag(
-    "node-meta", "Only nodes with this metadata; repeatable.", repeat=True, metavar="key=value"
+    "node-meta",
+    "Only nodes with this metadata; repeatable.",
+    pair,
+    repeat=True,
+    metavar="key=value",
 )
 
 
@@ -23,16 +27,17 @@ def _get(call: Invocation, what: str, path: str, parameters: dict[str, Any]) -> 
 
 def _node_meta(call: Invocation) -> list[str]:
     """Pairs as the API takes them."""
-    pairs = []
-    for pair in call["node-meta"]:
-        name, _, value = pair.partition("=")
-        pairs.append(f"{name}:{value}")
-    return pairs
+    return [f"{name}:{value}" for name, value in call["node-meta"]]
 
 
 def datacenters(call: Invocation) -> int:
     no_arguments(call)
-    for name in _get(call, "datacenters", "/v1/catalog/datacenters", {}):
+    try:
+        found = _get(call, "datacenters", "/v1/catalog/datacenters", {})
+    except CommandError as problem:
+        warn(problem.text)
+        return 0  # as scripts know it
+    for name in found:
         say(name)
     return 0
 
@@ -44,22 +49,19 @@ def nodes(call: Invocation) -> int:
         "filter": call["filter"] or None,
         "node-meta": _node_meta(call),
     }
-    path = "/v1/catalog/nodes"
     if call["service"]:
         path = key_path("/v1/catalog/service", call["service"])
-    found = _get(call, "nodes", path, parameters)
+        found = _get(call, "nodes for service", path, parameters)
+    else:
+        found = _get(call, "nodes", "/v1/catalog/nodes", parameters)
     if not found:
         warn("No nodes match the given query - try expanding your search.")
         return 0
     rows = [["Node", "ID", "Address", "DC"]]
     if call["detailed"]:
         rows[0] += ["TaggedAddresses", "Meta"]
-    seen = set()
-    for node in found:
-        if node["Node"] in seen:
-            continue  # several instances of the service on one node
-        seen.add(node["Node"])
-        rows.append(_node_row(node, detailed=call["detailed"]))
+    # A node stands there as often as it has instances of the service.
+    rows += [_node_row(node, detailed=call["detailed"]) for node in found]
     say(table(rows))
     return 0
 
@@ -91,16 +93,17 @@ def services(call: Invocation) -> int:
         for name in sorted(tags_by_name):
             say(name)
         return 0
-    say(table([[name, ",".join(sorted(tags_by_name[name]))] for name in sorted(tags_by_name)]))
+    rows = [[name, ",".join(sorted(tags_by_name[name]))] for name in sorted(tags_by_name)]
+    say(table(rows, gap=6))
     return 0
 
 
 def _services_of_node(call: Invocation) -> dict[str, list[str]]:
-    found = _get(call, "services", key_path("/v1/catalog/node", call["node"]), {})
-    tags: dict[str, set[str]] = {}
+    found = _get(call, "services for node", key_path("/v1/catalog/node", call["node"]), {})
+    tags: dict[str, list[str]] = {}
     for service in ((found or {}).get("Services") or {}).values():
-        tags.setdefault(service["Service"], set()).update(service["Tags"] or [])
-    return {name: sorted(values) for name, values in tags.items()}
+        tags.setdefault(service["Service"], []).extend(service["Tags"] or [])
+    return tags
 
 
 COMMANDS = {

@@ -11,7 +11,6 @@ from registry.cli.command import (
     CommandError,
     Invocation,
     UsageError,
-    no_arguments,
     say,
     table,
     warn,
@@ -19,6 +18,8 @@ from registry.cli.command import (
 from registry.client import key_path
 from registry.errors import RegistryError
 from registry.goflags import Flag, boolean
+
+ALL_SEGMENTS = "_all"
 
 STATUS_NAMES = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
 
@@ -31,21 +32,28 @@ def members(call: Invocation) -> int:
             f"Failed to compile status regexp: error parsing regexp: {problem}"
         ) from problem
     segment = call["segment"]
-    parameters = {"wan": "1" if call["wan"] else None}
-    if segment or not call["wan"]:
-        parameters["segment"] = segment or "_all"
+    parameters = {"wan": "1" if call["wan"] else None, "segment": segment}
     try:
         found = call.client.get("/v1/agent/members", parameters).json() or []
     except RegistryError as problem:
         raise CommandError(f"Error retrieving members: {problem}") from problem
-    shown = [member for member in found if wanted.fullmatch(STATUS_NAMES[member["Status"]])]
+    shown = [member for member in found if wanted.search(STATUS_NAMES[member["Status"]])]
     if not shown:
         return 2
+    for member in shown:
+        member["Tags"]["segment"] = _shown_segment(member["Tags"], segment)
     # Servers first, then by name, as in one datacenter people look for them.
-    shown.sort(key=lambda member: (member["Tags"].get("role") != "consul", member["Name"]))
+    shown.sort(key=lambda member: (member["Tags"]["segment"], member["Name"]))
     rows = _detailed_rows(shown) if call["detailed"] else _member_rows(shown)
     say(table(rows))
     return 0
+
+
+def _shown_segment(tags: dict[str, str], asked: str) -> str:
+    """Servers are in all segments, and shown so where all are asked for."""
+    if asked == ALL_SEGMENTS and tags.get("role") == "consul":
+        return "<all>"
+    return tags.get("segment") or "<default>"
 
 
 def _address(member: dict[str, Any]) -> str:
@@ -67,7 +75,7 @@ def _member_rows(found: list[dict[str, Any]]) -> list[list[str]]:
                 tags.get("build", "").partition(":")[0] or "< 0.3",
                 tags.get("vsn", ""),
                 tags.get("dc", ""),
-                "<all>" if server else tags.get("segment") or "<default>",
+                tags["segment"],
             ]
         )
     return rows
@@ -112,7 +120,10 @@ def join(call: Invocation) -> int:
 
 
 def leave(call: Invocation) -> int:
-    no_arguments(call)
+    if call.arguments:
+        warn(f"Error found unexpected args: [{' '.join(call.arguments)}]")
+        say(call.command.help())
+        return 1
     try:
         call.client.put("/v1/agent/leave")
     except RegistryError as problem:
@@ -157,8 +168,11 @@ def monitor(call: Invocation) -> int:
     except RegistryError as problem:
         if not started:
             raise CommandError(f"Error starting monitor: {problem}") from problem
-    warn("The agent ended the monitor; it has stopped or crashed.")
-    return 0
+    say(
+        "\nRemote side ended the monitor! This usually means that the\n"
+        "remote side has exited or crashed."
+    )
+    return 1
 
 
 COMMANDS = {
@@ -169,7 +183,7 @@ COMMANDS = {
         members,
         (
             Flag("detailed", "Show all tags.", boolean, False),
-            Flag("segment", "Accepted for compatibility.", default=""),
+            Flag("segment", "Accepted for compatibility.", default=ALL_SEGMENTS),
             Flag("status", "Only members whose status fits this expression.", default=".*"),
             Flag("wan", "The pool of servers of all datacenters.", boolean, False),
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from registry.client import Client, Settings
+from registry.errors import ConfigError, RegistryError
 from registry.goflags import Flag, ParsedFlags, boolean, help_text
 
 PROGRAM = "registry"
@@ -47,7 +49,7 @@ SERVER_FLAGS = (
     ),
 )
 
-NAMESPACE_FLAG = Flag("namespace", "Accepted for compatibility; has no effect.", default="")
+NAMESPACE_FLAG = Flag("namespace", "Sent to the agent, which knows no namespaces.", default="")
 
 
 class CommandError(Exception):
@@ -74,6 +76,10 @@ class Command:
     http: str = "server"
     #: The command reads its own flags: `run` gets them all as arguments.
     raw: bool = False
+    #: Its arguments are a command line, in which -h is none of ours.
+    takes_program: bool = False
+    #: What is said before the reason when the client cannot be made.
+    no_client: str = f"Error connecting to {PROGRAM} agent"
 
     @property
     def all_flags(self) -> tuple[Flag, ...]:
@@ -107,21 +113,33 @@ class Invocation:
 
     @cached_property
     def client(self) -> Client:
+        """Raises `CommandError` when addresses or files make no sense."""
         server = self.command.http == "server"
-        return Client(
-            Settings(
-                address=self["http-addr"],
-                token=self["token"],
-                token_file=self["token-file"],
-                ca_file=self["ca-file"],
-                ca_path=self["ca-path"],
-                client_cert=self["client-cert"],
-                client_key=self["client-key"],
-                tls_server_name=self["tls-server-name"],
-                datacenter=self["datacenter"] if server else "",
-                stale=self["stale"] if server else False,
-            )
+        settings = Settings(
+            address=self["http-addr"],
+            token=self["token"],
+            token_file=self["token-file"],
+            ca_file=self["ca-file"],
+            ca_path=self["ca-path"],
+            client_cert=self["client-cert"],
+            client_key=self["client-key"],
+            tls_server_name=self["tls-server-name"],
+            datacenter=self["datacenter"] if server else "",
+            namespace=self["namespace"] if server else "",
+            stale=self["stale"] if server else False,
         )
+        try:
+            return Client(settings)
+        except ConfigError as problem:
+            raise CommandError(f"{self.command.no_client}: {problem}") from problem
+
+    def own_agent(self) -> dict[str, Any]:
+        """What the agent says of itself, asked before anything is done through it."""
+        try:
+            facts: dict[str, Any] = self.client.get("/v1/agent/self").json()
+        except RegistryError as problem:
+            raise CommandError(f"Error querying {PROGRAM} agent: {problem}") from problem
+        return facts
 
 
 def write_utf8() -> None:
@@ -194,6 +212,20 @@ def read_file(path: str) -> bytes:
 def file_problem(path: str, problem: OSError) -> str:
     """Why a file cannot be opened, in the words that scripts know."""
     return f"open {path}: {(problem.strerror or str(problem)).lower()}"
+
+
+def start_problem(words: Sequence[str], problem: OSError) -> str:
+    """Why a program cannot be started, in the words that scripts know."""
+    if "/" not in words[0] and isinstance(problem, FileNotFoundError):
+        return f'exec: "{words[0]}": executable file not found in $PATH'
+    return f"fork/exec {words[0]}: {(problem.strerror or str(problem)).lower()}"
+
+
+def end_of_program(status: int) -> str:
+    """How a program ended that did not succeed; a negative status is a signal's number."""
+    if status >= 0:
+        return f"exit status {status}"
+    return f"signal: {signal.strsignal(-status) or -status}".lower()
 
 
 def only_argument(call: Invocation, name: str) -> str:

@@ -42,30 +42,41 @@ TARGETS = {
 #: Taken for what others call so: an agent has no profiles to give.
 WITHOUT_EFFECT = ("pprof",)
 
-DURATION_SECONDS_MIN, INTERVAL_SECONDS_MIN = 1, 1
+#: Less would not be worth an archive, and would load the agent.
+DURATION_SECONDS_MIN, INTERVAL_SECONDS_MIN = 10, 5
 
 
 def debug(call: Invocation) -> int:
+    from registry.agent.durations import format_duration
+
     if call.arguments:
-        raise CommandError("Too many arguments provided, expected 0")
-    wanted = _targets(call["capture"])
+        raise CommandError("==> debug: Too many arguments provided, expected 0")
     length_s, interval_s = call["duration"] / 1e9, call["interval"] / 1e9
     if length_s < DURATION_SECONDS_MIN:
-        raise CommandError(f"duration must be longer than {DURATION_SECONDS_MIN} s")
+        raise _invalid(f"duration must be longer than {DURATION_SECONDS_MIN}s")
     if interval_s < INTERVAL_SECONDS_MIN:
-        raise CommandError(f"interval must be longer than {INTERVAL_SECONDS_MIN} s")
+        # The number is what scripts know.
+        raise _invalid(f"interval must be longer than {DURATION_SECONDS_MIN}s")
+    if length_s < interval_s:
+        raise _invalid(
+            f"duration ({format_duration(call['duration'])}) must be longer than interval "
+            f"({format_duration(call['interval'])})"
+        )
     root = Path(call["output"] or f"consul-debug-{int(time.time())}")
     try:
         facts = call.client.get("/v1/agent/self").json()
     except RegistryError as problem:
         raise CommandError(
-            f"Capture validation failed: error querying target agent: {problem}; verify "
+            f"==> Capture validation failed: error querying target agent: {problem}. verify "
             "connectivity and agent address"
         ) from problem
+    wanted = _targets(call["capture"])
+    if root.exists():
+        raise _invalid(f"output directory already exists: {root}")
     say_outline("Starting debugger and capturing static information...")
     say(f"     Agent Version: '{facts['Config']['Version']}'")
-    say(f"          Interval: '{interval_s:g}s'")
-    say(f"          Duration: '{length_s:g}s'")
+    say(f"          Interval: '{format_duration(call['interval'])}'")
+    say(f"          Duration: '{format_duration(call['duration'])}'")
     say(f"            Output: '{_archive_of(root) if call['archive'] else root}'")
     say(f"           Capture: '{', '.join(wanted)}'")
     try:
@@ -76,8 +87,12 @@ def debug(call: Invocation) -> int:
     except OSError as problem:
         reason = file_problem(str(problem.filename or root), problem)
         raise CommandError(f"Error writing debug files: {reason}") from problem
-    say(f"Saved debug archive: {saved}")
+    say(f"    Saved debug archive: {saved}")
     return 0
+
+
+def _invalid(reason: str) -> CommandError:
+    return CommandError(f"==> Capture validation failed: {reason}")
 
 
 def _targets(named: list[str]) -> list[str]:
@@ -85,9 +100,7 @@ def _targets(named: list[str]) -> list[str]:
         if target in WITHOUT_EFFECT:
             warn(f"The agent has no {target} to capture; it is left out.")
         elif target not in TARGETS:
-            raise CommandError(
-                f"Capture validation failed: no such target: {target} (known: {', '.join(TARGETS)})"
-            )
+            raise _invalid(f"target not found: {target}")
     return [target for target in TARGETS if target in named or not named]
 
 

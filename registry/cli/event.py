@@ -19,10 +19,11 @@ FILTER_FLAGS = (
 def event(call: Invocation) -> int:
     if not call["name"]:
         raise UsageError("Event name must be specified")
+    filters = checked_filters(call)
     if len(call.arguments) > 1:
         raise UsageError("Too many command line arguments.")
     payload = call.arguments[0] if call.arguments else ""
-    filters = checked_filters(call)
+    call.own_agent()
     try:
         fired = fire(call.client, call["name"], filters, payload.encode(errors="surrogateescape"))
     except RegistryError as problem:
@@ -35,10 +36,9 @@ def checked_filters(call: Invocation) -> dict[str, str | None]:
     """The filters of the command's flags as parameters. Raises `CommandError`."""
     check_pattern(call["node"], "node filter")
     check_pattern(call["service"], "service filter")
-    if call["tag"]:
-        if not call["service"]:
-            raise CommandError("Cannot provide tag filter without service filter.")
-        check_pattern(call["tag"], "tag filter")
+    check_pattern(call["tag"], "tag filter")
+    if call["tag"] and not call["service"]:
+        raise CommandError("Cannot provide tag filter without service filter.")
     return {name: call[name] or None for name in ("node", "service", "tag")}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import posixpath
 import time
 from abc import ABC, abstractmethod
 from typing import Any
@@ -32,8 +33,8 @@ class Holder(ABC):
     """One contender for a lock. `acquire`, then `release` in any case, then `clean_up`."""
 
     def __init__(self, client: Client, prefix: str, session_id: str) -> None:
-        self._client, self._prefix, self._session_id = client, prefix, session_id
-        self.key = f"{prefix}/.lock"
+        self._client, self._session_id = client, session_id
+        self.key = _below(prefix, ".lock")
 
     @abstractmethod
     def acquire(self, timeout_s: float | None) -> bool:
@@ -128,7 +129,7 @@ class SemaphoreHolder(Holder):
     def __init__(self, client: Client, prefix: str, session_id: str, *, limit: int) -> None:
         super().__init__(client, prefix, session_id)
         self._limit = limit
-        self._contender = f"{prefix}/{session_id}"
+        self._contender = _below(prefix, session_id)
 
     def acquire(self, timeout_s: float | None) -> bool:
         parameters = {"acquire": self._session_id, "flags": SEMAPHORE_FLAGS}
@@ -150,7 +151,9 @@ class SemaphoreHolder(Holder):
                 return False
 
     def _entries(self, index: int, wait_s: float) -> Response:
-        return self._read(f"{self._prefix}/", index, wait_s, recurse=True, consistent=True)
+        return self._read(
+            f"{posixpath.dirname(self.key)}/", index, wait_s, recurse=True, consistent=True
+        )
 
     def _holders(self, entries: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, list[str]]:
         """The entry of the semaphore, None when there is none yet, and who is alive in it."""
@@ -162,7 +165,7 @@ class SemaphoreHolder(Holder):
             raise Rejected("Existing key does not match semaphore use")
         limit, holders = _decode_holders(entry)
         if limit and limit != self._limit:
-            raise Rejected(f"Semaphore limit conflict (lock: {limit}, local: {self._limit})")
+            raise Rejected(f"semaphore limit conflict (lock: {limit}, local: {self._limit})")
         alive = {each["Session"] for each in entries if each.get("Session")}
         return entry, [holder for holder in holders if holder in alive]
 
@@ -191,6 +194,10 @@ class SemaphoreHolder(Holder):
         if entry is None:
             return True
         return not holders and _delete(self._client, self.key, entry)
+
+
+def _below(prefix: str, name: str) -> str:
+    return posixpath.normpath(posixpath.join(prefix, name))
 
 
 def _first(found: Response) -> dict[str, Any] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from registry.cli.command import (
     Command,
@@ -15,12 +16,16 @@ from registry.cli.command import (
     read_data,
     say,
     say_bytes,
+    warn,
 )
 from registry.client import ApiError, Response, key_path
 from registry.errors import RegistryError
 from registry.goflags import Flag, boolean, unsigned
 
 MISSING_KEY = "Error! Missing KEY argument"
+
+#: Whole groups of base64, the last of which may be padded.
+_BASE64_GROUPS = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
 def _entry_path(key: str) -> str:
@@ -104,40 +109,51 @@ def put(call: Invocation) -> int:
     key = call.arguments[0]
     data = read_data(call.arguments[1]) if len(call.arguments) == 2 else b""
     if call["base64"]:
-        data = _decode_base64(data, "Error! Cannot base 64 decode data")
+        data, problem = decode_base64(data)
+        if problem:  # scripts know this as a warning: what could be read is written
+            warn(f"Error! Cannot base 64 decode data: {problem}")
     if (call["acquire"] or call["release"]) and not call["session"]:
         raise CommandError("Error! Missing -session (required with -acquire and -release)")
-    if call["cas"] and "modify-index" not in call.flags.given:
+    if call["cas"] and not call["modify-index"]:
         raise CommandError("Must specify -modify-index with -cas!")
-    parameters, done, failed = _put_mode(call, key)
-    parameters["flags"] = call["flags"] or None
-    if not _write(call, key, data, parameters, "Error! Failed writing data"):
-        raise CommandError(failed)
-    say(done)
+    mode = _put_mode(call, key)
+    parameters = {**mode.parameters, "flags": call["flags"] or None}
+    if not _write(call, key, data, parameters, mode.failed):
+        raise CommandError(mode.refused)
+    say(mode.done)
     return 0
 
 
-def _put_mode(call: Invocation, key: str) -> tuple[dict[str, Any], str, str]:
-    """Parameters, and what to say on success and on failure."""
+class _Mode(NamedTuple):
+    """A way to write: its parameters, and what is said afterwards."""
+
+    parameters: dict[str, Any]
+    done: str
+    refused: str
+    failed: str = "Error! Failed writing data"
+
+
+def _put_mode(call: Invocation, key: str) -> _Mode:
     if call["cas"]:
-        return (
+        return _Mode(
             {"cas": call["modify-index"]},
             f"Success! Data written to: {key}",
             f"Error! Did not write to {key}: CAS failed",
+            f"Error! Did not write to {key}",
         )
     if call["acquire"]:
-        return (
+        return _Mode(
             {"acquire": call["session"]},
             f"Success! Lock acquired on: {key}",
             "Error! Did not acquire lock",
         )
     if call["release"]:
-        return (
+        return _Mode(
             {"release": call["session"]},
             f"Success! Lock released on: {key}",
             "Error! Did not release lock",
         )
-    return {}, f"Success! Data written to: {key}", f"Error! Did not write to {key}"
+    return _Mode({}, f"Success! Data written to: {key}", f"Error! Did not write to {key}")
 
 
 def _write(
@@ -146,37 +162,45 @@ def _write(
     if key.startswith("/"):
         raise CommandError(f"{failure}: Invalid key. Key must not begin with a '/': {key}")
     try:
-        return bool(call.client.put(_entry_path(key), parameters, body=data).json())
+        return call.client.put(_entry_path(key), parameters, body=data).json() is True
     except RegistryError as problem:
         raise CommandError(f"{failure}: {problem}") from problem
 
 
-def _decode_base64(data: bytes, failure: str) -> bytes:
-    try:
-        return base64.b64decode(data, validate=True)
-    except binascii.Error as problem:
-        raise CommandError(f"{failure}: illegal base64 data ({problem})") from problem
+def decode_base64(data: bytes) -> tuple[bytes, str]:
+    """What the base64 stands for as far as it can be read, and why not further ("" when it all
+    can). Line ends do not count. Source: RFC 4648, sections 3.1 and 4."""
+    text = data.translate(None, b"\r\n")
+    good = _BASE64_GROUPS.match(text)
+    end = good.end() if good else 0
+    if end == len(text):
+        return binascii.a2b_base64(text), ""
+    return binascii.a2b_base64(text[:end]), f"illegal base64 data at input byte {end}"
 
 
 def delete(call: Invocation) -> int:
     key = _only_key(call, needed=not call["recurse"])
-    if call["cas"] and call["recurse"]:
-        raise CommandError("Cannot specify both -cas and -recurse!")
     if call["cas"] and not call["modify-index"]:
         raise CommandError("Must specify -modify-index with -cas!")
     if call["modify-index"] and not call["cas"]:
         raise CommandError("Cannot specify -modify-index without -cas!")
-    what = f"prefix {key}" if call["recurse"] else f"key {key}"
+    if call["cas"] and call["recurse"]:
+        raise CommandError("Cannot specify both -cas and -recurse!")
+    failure = f"Error deleting key {key}"
+    if call["recurse"]:
+        failure = f"Error! Did not delete prefix {key}"
+    elif call["cas"]:
+        failure = f"Error! Did not delete key {key}"
     parameters = {
         "recurse": call["recurse"],
         "cas": call["modify-index"] if call["cas"] else None,
     }
     try:
-        done = call.client.delete(_entry_path(key), parameters).json()
+        done = call.client.delete(_entry_path(key), parameters).json() is True
     except RegistryError as problem:
-        raise CommandError(f"Error! Did not delete {what}: {problem}") from problem
+        raise CommandError(f"{failure}: {problem}") from problem
     if not done:
-        raise CommandError(f"Error! Did not delete {what}: CAS failed")
+        raise CommandError(f"{failure}: CAS failed" if call["cas"] else failure)
     if call["recurse"]:
         say(f"Success! Deleted keys with prefix: {key}")
     else:
@@ -185,6 +209,8 @@ def delete(call: Invocation) -> int:
 
 
 def export(call: Invocation) -> int:
+    from registry.watch_views import encode  # not what every `kv get` has to pay for
+
     prefix = _only_key(call, needed=False)
     found = _query(call, prefix, {"recurse": True})
     entries = (found.json() or []) if found.status == 200 else []
@@ -192,7 +218,7 @@ def export(call: Invocation) -> int:
         {"key": entry["Key"], "flags": entry["Flags"], "value": entry["Value"] or ""}
         for entry in entries
     ]
-    say(json.dumps(exported, indent="\t", ensure_ascii=False))
+    say(encode(exported, indent="\t"))
     return 0
 
 
@@ -201,12 +227,14 @@ def import_(call: Invocation) -> int:
         raise CommandError("Error! Missing DATA argument")
     if len(call.arguments) > 1:
         raise CommandError(f"Error! Too many arguments (expected 1, got {len(call.arguments)})")
+    if not call.arguments[0]:
+        raise CommandError("Error! Empty DATA argument")
     entries = _parse_import(read_data(call.arguments[0]))
     for number, entry in enumerate(entries, 1):
         key = entry["key"]
-        data = _decode_base64(
-            entry["value"].encode(), f"Error base 64 decoding value for key {key}"
-        )
+        data, problem = decode_base64(entry["value"].encode())
+        if problem:
+            raise CommandError(f"Error base 64 decoding value for key {key}: {problem}")
         parameters = {"flags": entry["flags"] or None}
         _write(call, key, data, parameters, f"Error! Failed writing data for key {key}")
         say(f"Imported: {key}")
@@ -216,23 +244,50 @@ def import_(call: Invocation) -> int:
 
 def _parse_import(data: bytes) -> list[dict[str, Any]]:
     try:
-        raw = json.loads(data)
-    except ValueError as problem:
-        raise CommandError(f"Cannot unmarshal data: invalid character: {problem}") from problem
-    if not isinstance(raw, list):
-        raise CommandError("Cannot unmarshal data: not an array of entries")
-    return [_import_entry(number, entry) for number, entry in enumerate(raw)]
+        text = data.decode("utf-8", "replace")
+        raw = json.loads(text)
+    except json.JSONDecodeError as problem:
+        what = f"invalid character: {problem}"
+        if problem.pos >= len(text.rstrip()):
+            what = "unexpected end of JSON input"
+        raise CommandError(f"Cannot unmarshal data: {what}") from problem
+    if not isinstance(raw, list | None):
+        raise _unlike("", "[]*impexp.Entry", raw)
+    return [_import_entry(entry) for entry in raw or []]
 
 
-def _import_entry(number: int, raw: Any) -> dict[str, Any]:
-    entry = {name.lower(): value for name, value in raw.items()} if isinstance(raw, dict) else {}
-    key, flags, value = entry.get("key"), entry.get("flags", 0), entry.get("value") or ""
-    if not isinstance(key, str) or not isinstance(value, str) or not isinstance(flags, int):
-        raise CommandError(
-            f"Cannot unmarshal data: entry {number} is not of the form "
-            '{"key": text, "flags": number, "value": base64 text}'
-        )
-    return {"key": key, "flags": flags, "value": value}
+def _import_entry(raw: Any) -> dict[str, Any]:
+    """An entry with every field, whatever the letter case of its names; null leaves one out."""
+    if not isinstance(raw, dict):
+        raise _unlike("", "impexp.Entry", raw)
+    entry: dict[str, Any] = {"key": "", "flags": 0, "value": ""}
+    for given, value in raw.items():
+        name = given.lower()
+        if name not in entry or value is None:
+            continue
+        is_number = type(value) is int and 0 <= value < 1 << 64
+        if not (is_number if name == "flags" else isinstance(value, str)):
+            kind = "uint64" if name == "flags" else "string"
+            raise _unlike(f"Go struct field Entry.{name} of type ", kind, value)
+        entry[name] = value
+    return entry
+
+
+def _unlike(place: str, kind: str, value: Any) -> CommandError:
+    """What is said of JSON of another type, in the words that scripts know."""
+    match value:
+        case bool():
+            found = "bool"
+        case int() | float():
+            found = f"number {json.dumps(value)}" if kind == "uint64" else "number"
+        case str():
+            found = "string"
+        case list():
+            found = "array"
+        case _:
+            found = "object"
+    place = place or "Go value of type "
+    return CommandError(f"Cannot unmarshal data: json: cannot unmarshal {found} into {place}{kind}")
 
 
 def _progress(done: int, total: int) -> None:

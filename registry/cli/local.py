@@ -22,6 +22,7 @@ def keygen(call: Invocation) -> int:
 def validate(call: Invocation) -> int:
     from pathlib import Path
 
+    from registry.agent.loading import file_formats
     from registry.agent.validate import validate_paths
     from registry.errors import ConfigError
     from registry.plugins import Plugins
@@ -31,6 +32,9 @@ def validate(call: Invocation) -> int:
     try:
         # A plugin may bring types of checks and formats of files.
         plugins = Plugins.load([Path(path) for path in call["plugin-dir"]])
+        formats = {suffix.removeprefix(".") for suffix in file_formats(plugins)}
+        if call["config-format"] not in ("", *formats):
+            raise CommandError("-config-format must be either 'hcl' or 'json")
         paths = [Path(path) for path in call.arguments]
         validate_paths(paths, call["config-format"], plugins)
     except ConfigError as problem:
@@ -52,13 +56,14 @@ def version(call: Invocation) -> int:
         say(json.dumps(facts, indent=4))
         return 0
     if call["format"] != "pretty":
-        raise CommandError(f"Unknown format: {call['format']} (pretty or json)")
+        raise CommandError(f"Unknown format: {call['format']}")
     # The first line is what scripts take the API level from.
     say(f"Consul v{COMPATIBLE_VERSION}")
     say(f"registry {__version__}")
     say(
         f"Protocol {PROTOCOL_DEFAULT} spoken by default, "
-        f"understands {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+        f"understands {PROTOCOL_MIN} to {PROTOCOL_MAX} (agent will automatically use "
+        f"protocol >{PROTOCOL_DEFAULT} when speaking to compatible agents)"
     )
     return 0
 

@@ -18,7 +18,16 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
-from registry.cli.command import Command, CommandError, Invocation, duration, say_now, warn
+from registry.cli.command import (
+    Command,
+    CommandError,
+    Invocation,
+    duration,
+    end_of_program,
+    say_now,
+    start_problem,
+    warn,
+)
 from registry.cli.holders import Holder, LockHolder, SemaphoreHolder
 from registry.client import ApiError
 from registry.errors import RegistryError, Unavailable
@@ -36,13 +45,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def lock(call: Invocation) -> int:
-    if len(call.arguments) < 2:
-        raise CommandError("Key prefix and child command must be specified")
     if call["n"] <= 0:
         raise CommandError("Lock holder limit must be positive")
+    if len(call.arguments) < 2:
+        raise CommandError("Key prefix and child command must be specified")
     timeout_ns = call["timeout"] or call["try"]
     if timeout_ns < 0:
         raise CommandError("Timeout must be positive")
+    if call["monitor-retry"] < 0:
+        raise CommandError("Number for 'monitor-retry' must be >= 0")
+    if call["n"] > 1 and not _prefix(call):
+        raise CommandError("Lock setup failed: missing prefix")
+    call.own_agent()
     # From before there is a session, so that no signal leaves one behind.
     with _on_signals(signal.default_int_handler), _session(call) as session_id:
         holder = _holder(call, session_id)
@@ -56,7 +70,7 @@ def lock(call: Invocation) -> int:
 def _acquire(call: Invocation, holder: Holder, timeout_s: float | None) -> bool:
     """Whether it is held; False when time was up or a signal came."""
     try:
-        _verbose(call, f"Attempting lock acquisition of {holder.key}")
+        _verbose(call, "Attempting lock acquisition")
         return holder.acquire(timeout_s)
     except KeyboardInterrupt:
         return False
@@ -64,10 +78,17 @@ def _acquire(call: Invocation, holder: Holder, timeout_s: float | None) -> bool:
         raise CommandError(f"Lock acquisition failed: {problem}") from problem
 
 
+def _prefix(call: Invocation) -> str:
+    return call.arguments[0].removeprefix("/")
+
+
 def _holder(call: Invocation, session_id: str) -> Holder:
-    prefix = call.arguments[0].removeprefix("/")
+    prefix = _prefix(call)
     if call["n"] == 1:
-        return LockHolder(call.client, prefix, session_id)
+        holder = LockHolder(call.client, prefix, session_id)
+        _verbose(call, f"Setting up lock at path: {holder.key}")
+        return holder
+    _verbose(call, f"Setting up semaphore (limit {call['n']}) at prefix: {prefix}")
     return SemaphoreHolder(call.client, prefix, session_id, limit=call["n"])
 
 
@@ -79,7 +100,9 @@ def _session(call: Invocation) -> Iterator[str]:
     try:
         session_id = str(call.client.put("/v1/session/create", json_body=body).json()["ID"])
     except RegistryError as problem:
-        raise CommandError(f"Lock setup failed: failed to create session: {problem}") from problem
+        raise CommandError(
+            f"Lock acquisition failed: failed to create session: {problem}"
+        ) from problem
     over = threading.Event()
     renewing = threading.Thread(target=_renew, args=(call, session_id, over), daemon=True)
     renewing.start()
@@ -115,28 +138,26 @@ def _run_held(call: Invocation, holder: Holder) -> int:
     monitoring.start()
     try:
         with _on_signals(lambda number, frame: ended.put("signal")):
-            status, reason = _run_child(call, ended)
+            status = _run_child(call, ended)
     finally:
         over.set()
         _give_back(call, holder)
-    if reason == "lost":
-        raise CommandError("Lock lost, the program was stopped")
-    if status:
-        warn(f"Error running handler: exit status {status}")
     return 2 if status and call["child-exit-code"] else 0
 
 
-def _run_child(call: Invocation, ended: SimpleQueue[str]) -> tuple[int, str]:
+def _run_child(call: Invocation, ended: SimpleQueue[str]) -> int:
     """Run the program until the first of its end, a signal and the loss of the lock.
 
-    Its exit status (0 when it was stopped) and which of "child", "signal", "lost" it was.
+    Its exit status, 0 when it was stopped: scripts know that as no failure of theirs.
     """
     words = call.arguments[1:]
     if call["shell"]:
         words = [os.environ.get("SHELL") or "/bin/sh", "-c", " ".join(words)]
     environment = {**os.environ, "CONSUL_LOCK_HELD": "true", "REGISTRY_LOCK_HELD": "true"}
     passes = call["pass-stdin"]
-    _verbose(call, f"Starting handler '{' '.join(call.arguments[1:])}'")
+    _verbose(call, "Starting handler")
+    if passes:
+        _verbose(call, "Stdin passed to handler process")
     try:
         child = subprocess.Popen(
             words,
@@ -146,7 +167,8 @@ def _run_child(call: Invocation, ended: SimpleQueue[str]) -> tuple[int, str]:
             start_new_session=not passes,
         )
     except OSError as problem:
-        raise CommandError(f"Error executing handler: {problem}") from problem
+        warn(f"Error starting handler: {start_problem(words, problem)}")
+        return 1
 
     def wait() -> None:
         child.wait()
@@ -155,11 +177,16 @@ def _run_child(call: Invocation, ended: SimpleQueue[str]) -> tuple[int, str]:
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
     reason = ended.get()
-    if reason == "child":
-        return child.returncode, reason
-    _verbose(call, "Lock lost, killing child" if reason == "lost" else "Shutdown triggered")
-    _stop(child, waiting, group=not passes)
-    return 0, reason
+    if reason != "child":
+        cause = "Lock lost" if reason == "lost" else "Shutdown triggered"
+        _verbose(call, f"{cause}, killing child")
+        _stop(child, waiting, group=not passes)
+    if child.returncode:
+        warn(f"Error running handler: {end_of_program(child.returncode)}")
+    if reason != "child":
+        return 0
+    _verbose(call, "Child terminated, releasing lock")
+    return child.returncode
 
 
 def _stop(child: subprocess.Popen[bytes], waiting: threading.Thread, *, group: bool) -> None:
@@ -239,5 +266,6 @@ COMMANDS: dict[str, Any] = {
             Flag("try", "Old name of -timeout.", duration, 0, metavar="duration"),
             Flag("verbose", "Say what happens.", boolean, False),
         ),
+        takes_program=True,
     ),
 }

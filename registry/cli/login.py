@@ -7,7 +7,7 @@ from typing import Any
 
 from registry.cli.command import Command, CommandError, Invocation, file_problem, say
 from registry.errors import RegistryError
-from registry.goflags import Flag
+from registry.goflags import Flag, pair
 
 
 def login(call: Invocation) -> int:
@@ -19,7 +19,7 @@ def login(call: Invocation) -> int:
         "BearerToken": _bearer_token(call["bearer-token-file"]),
     }
     if call["meta"]:
-        body["Meta"] = dict(_pair(text) for text in call["meta"])
+        body["Meta"] = dict(call["meta"])
     try:
         token = call.client.request("POST", "/v1/acl/login", json_body=body).json()
     except RegistryError as problem:
@@ -39,13 +39,6 @@ def _bearer_token(path: str) -> str:
     if not token:
         raise CommandError(f"No bearer token found in {path}")
     return token
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise CommandError(f"Error: -meta wants key=value, not {text}")
-    return name, value
 
 
 def _sink(path: str, secret: str) -> None:
@@ -75,7 +68,13 @@ COMMANDS = {
         login,
         (
             Flag("bearer-token-file", "File that holds the bearer token.", default=""),
-            Flag("meta", "Metadata of the token; repeatable.", repeat=True, metavar="key=value"),
+            Flag(
+                "meta",
+                "Metadata of the token; repeatable.",
+                pair,
+                repeat=True,
+                metavar="key=value",
+            ),
             Flag("method", "Name of the auth method.", default=""),
             Flag("token-sink-file", "File to write the token into.", default=""),
             Flag("type", "Accepted for compatibility; has no effect.", default=""),

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Container, Sequence
 from importlib import import_module
+from itertools import dropwhile, takewhile
 
 from registry.cli.command import (
     PROGRAM,
@@ -88,7 +89,8 @@ GROUPS = {
 #: The longest name of a command or group, in words.
 NAME_WORDS_MAX = 3
 
-HELP_WORDS = ("-h", "-help", "--help", "help")
+HELP_FLAGS = ("-h", "-help", "--help")
+HELP_WORDS = (*HELP_FLAGS, "help")
 VERSION_WORDS = ("-v", "-version", "--version")
 
 
@@ -144,6 +146,8 @@ def _dispatch(words: list[str]) -> int:
         return run(load(name), words[len(name.split()) :])
     if group := longest_name(words, GROUPS):
         return _show_group(group, words[len(group.split()) :])
+    if first.startswith("-"):
+        return _refuse_flags(words)
     return _run_from_plugin(words)
 
 
@@ -159,17 +163,32 @@ def longest_name(words: Sequence[str], names: Container[str]) -> str:
 def _show_group(group: str, words: list[str]) -> int:
     """A group does nothing by itself: its help, and 1 unless that was what was asked for."""
     wanted = any(word in HELP_WORDS for word in words)
-    if words and not wanted:
-        warn(f"There is no command {PROGRAM} {group} {words[0]}.")
     print(group_help(group), file=sys.stdout if wanted else sys.stderr)
+    if words and not wanted:
+        warn(f"\nThere is no command {PROGRAM} {group} {words[0]}.")
     return 0 if wanted else 1
 
 
+def _refuse_flags(words: list[str]) -> int:
+    """Flags stand behind the command; the help of what stands behind these."""
+    rest = list(dropwhile(lambda word: word.startswith("-"), words))
+    if any(word in HELP_FLAGS for word in words):
+        return _show_help([word for word in rest if word not in HELP_FLAGS])
+    name = longest_name(rest, {*COMMANDS, *GROUPS})
+    if not name:
+        return _unknown(words)
+    warn(
+        "Invalid flags before the subcommand. If these flags are for\n"
+        "the subcommand, please put them after the subcommand.\n"
+    )
+    print(load(name).help() if name in COMMANDS else group_help(name), file=sys.stderr)
+    return 1
+
+
 def _show_help(words: list[str]) -> int:
-    name = " ".join(words)
-    if name in COMMANDS:
+    if name := longest_name(words, COMMANDS):
         return run(load(name), ["-h"])
-    if name in GROUPS:
+    if name := longest_name(words, GROUPS):
         print(group_help(name))
     elif words:
         return _run_from_plugin([*words, "-h"])
@@ -191,12 +210,15 @@ def run(command: Command, words: Sequence[str]) -> int:
         if command.raw:
             return command.run(Invocation(command, parse_flags((), ()), list(words))) or 0
         flags = parse_flags(command.all_flags, words)
+        if not command.takes_program and _wants_help(words):
+            raise HelpWanted
         return command.run(Invocation(command, flags, flags.arguments)) or 0
     except HelpWanted:
         print(command.help())
         return 0
     except FlagError as problem:
-        warn(f"{problem} (see {PROGRAM} {command.name} -help)")
+        warn(str(problem))
+        print(command.help(), file=sys.stderr)
         return 1
     except UsageError as problem:
         if problem.text:
@@ -205,15 +227,23 @@ def run(command: Command, words: Sequence[str]) -> int:
         return problem.status
 
 
+def _wants_help(words: Sequence[str]) -> bool:
+    """Whether the help is asked for anywhere, behind arguments too, before a `--`."""
+    return any(word in HELP_FLAGS for word in takewhile(lambda word: word != "--", words))
+
+
 def _run_from_plugin(words: list[str]) -> int:
     """A plugin's command, or the overview and 127: plugins are looked for only here."""
     from registry.cli.plugins import find_command
 
     found = find_command(words)
-    if found is not None:
-        return found()
-    warn(f"There is no command {PROGRAM} {words[0]}.")
+    return _unknown(words) if found is None else found()
+
+
+def _unknown(words: list[str]) -> int:
+    """The overview, and below it, where it is seen, what is wrong."""
     print(overview(), file=sys.stderr)
+    warn(f"\nThere is no command {PROGRAM} {words[0]}.")
     return 127
 
 

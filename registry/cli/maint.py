@@ -21,6 +21,7 @@ def maint(call: Invocation) -> int:
         if service:
             raise CommandError("Service requires either -enable or -disable")
         return _show(call)
+    call.own_agent()
     return _switch(call, "enabl" if enable else "disabl")
 
 
@@ -46,11 +47,11 @@ def _switch(call: Invocation, verb: str) -> int:
 
 
 def _show(call: Invocation) -> int:
+    node = call.own_agent()["Config"]["NodeName"]
     try:
-        node = call.client.get("/v1/agent/self").json()["Config"]["NodeName"]
         checks = call.client.get("/v1/agent/checks").json()
     except RegistryError as problem:
-        raise CommandError(f"Error querying agent: {problem}") from problem
+        raise CommandError(f"Error getting checks: {problem}") from problem
     for check_id in sorted(checks):
         reason = checks[check_id]["Notes"]
         if check_id == NODE_CHECK:

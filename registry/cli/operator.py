@@ -8,6 +8,8 @@ from registry.cli.command import Command, CommandError, Invocation, say, table
 from registry.errors import RegistryError
 from registry.goflags import Flag, boolean, text, unsigned
 
+NO_CLIENT = "Error initializing client"
+
 AUTOPILOT_PATH = "/v1/operator/autopilot/configuration"
 
 
@@ -104,7 +106,8 @@ def set_config(call: Invocation) -> int:
     except RegistryError as problem:
         raise CommandError(f"Error setting Autopilot configuration: {problem}") from problem
     if not done:
-        raise CommandError("Configuration could not be atomically updated, please try again")
+        say("Configuration could not be atomically updated, please try again")
+        return 1
     say("Configuration updated!")
     return 0
 
@@ -113,8 +116,18 @@ def _duration_text(value: str) -> str:
     """The text itself, once it is known to be a duration."""
     from registry.cli.command import duration
 
-    duration(value)
+    try:
+        duration(value)
+    except ValueError:
+        raise ValueError(f"time: invalid duration {value}") from None
     return value
+
+
+def _count(value: str) -> int:
+    try:
+        return unsigned(value)
+    except ValueError:
+        raise ValueError(f'strconv.ParseUint: parsing "{value}": invalid syntax') from None
 
 
 COMMANDS = {
@@ -123,6 +136,7 @@ COMMANDS = {
         "",
         "Lists the servers in the Raft configuration: who leads, and who votes.",
         list_peers,
+        no_client=NO_CLIENT,
     ),
     "operator raft remove-peer": Command(
         "operator raft remove-peer",
@@ -134,12 +148,14 @@ COMMANDS = {
             Flag("address", "Address of the server, ip:port.", default=""),
             Flag("id", "Raft ID of the server.", default=""),
         ),
+        no_client=NO_CLIENT,
     ),
     "operator autopilot get-config": Command(
         "operator autopilot get-config",
         "",
         "Shows how dead servers and new ones are dealt with.",
         get_config,
+        no_client=NO_CLIENT,
     ),
     "operator autopilot set-config": Command(
         "operator autopilot set-config",
@@ -158,8 +174,8 @@ COMMANDS = {
                 _duration_text,
                 metavar="duration",
             ),
-            Flag("max-trailing-logs", "A server so many entries behind is unhealthy.", unsigned),
-            Flag("min-quorum", "Servers that are not removed although dead.", unsigned),
+            Flag("max-trailing-logs", "A server so many entries behind is unhealthy.", _count),
+            Flag("min-quorum", "Servers that are not removed although dead.", _count),
             Flag(
                 "server-stabilization-time",
                 "How long a new server must be healthy before it votes.",
@@ -170,5 +186,6 @@ COMMANDS = {
             Flag("disable-upgrade-migration", "Kept, and has no effect.", boolean),
             Flag("upgrade-version-tag", "Kept, and has no effect.", text),
         ),
+        no_client=NO_CLIENT,
     ),
 }

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from registry.cli.command import (
+    PROGRAM,
     Command,
     CommandError,
     Invocation,
@@ -44,16 +45,17 @@ def exec_(call: Invocation) -> int:
     try:
         with _session(call) as session_id:
             prefix = f"{call['prefix']}/{session_id}"
-            _verbose(call, f"Remote exec session ID: {session_id}")
+            _explain(call, f"Created remote execution session: {session_id}")
             path = key_path("/v1/kv", f"{prefix}/job")
             if not call.client.put(path, {"acquire": session_id}, json_body=job).json():
-                raise CommandError(f"Failed to create job file: cannot lock {prefix}/job")
+                raise CommandError(f"Failed to create job file: failed to acquire key {prefix}/job")
+            _explain(call, "Uploaded remote execution spec")
             try:
                 # Agents may read the job from a server that is a moment behind.
                 time.sleep(max(0, call["wait-repl"]) / 1e9)
                 note = {"Prefix": call["prefix"], "Session": session_id}
                 event = fire(call.client, EVENT, filters, json.dumps(note).encode())
-                _verbose(call, f"Fired event: {event['ID']}")
+                _explain(call, f"Fired remote execution event: {event['ID']}")
                 results = Results(call, prefix)
                 results.follow()
             finally:
@@ -62,8 +64,8 @@ def exec_(call: Invocation) -> int:
     except RegistryError as problem:
         raise CommandError(f"Failed to run the command: {problem}") from problem
     say(f"{results.exited} / {results.acked} node(s) completed / acknowledged")
-    _verbose(call, f"Completed in {time.monotonic() - started:.2f} seconds")
-    return 2 if results.failed else 0
+    _explain(call, f"Completed in {time.monotonic() - started:.2f} seconds")
+    return 2 if results.failed or results.exited < results.acked else 0
 
 
 def _job(call: Invocation) -> dict[str, Any]:
@@ -87,18 +89,18 @@ def _job(call: Invocation) -> dict[str, Any]:
 @contextlib.contextmanager
 def _session(call: Invocation) -> Iterator[str]:
     """A session of the agent, or in another datacenter of a server there, kept alive."""
-    facts = call.client.get("/v1/agent/self").json()["Config"]
+    facts = call.own_agent()["Config"]
     body: dict[str, Any] = {
         "Name": f"Remote Exec via {facts['NodeName']}@{facts['Datacenter']}",
         "Behavior": "delete",
         "TTL": f"{SESSION_TTL_SECONDS}s",
     }
-    if call["datacenter"] not in ("", facts["Datacenter"]):
-        servers = call.client.get("/v1/health/service/consul", {"passing": True}).json()
-        if not servers:
-            raise CommandError(f"No healthy server in datacenter {call['datacenter']}")
-        body["Node"] = servers[0]["Node"]["Node"]
-    session_id = str(call.client.put("/v1/session/create", json_body=body).json()["ID"])
+    try:
+        if call["datacenter"] not in ("", facts["Datacenter"]):
+            body["Node"] = _remote_server(call)
+        session_id = str(call.client.put("/v1/session/create", json_body=body).json()["ID"])
+    except RegistryError as problem:
+        raise CommandError(f"Failed to create session: {problem}") from problem
     over = threading.Event()
     threading.Thread(target=_renew, args=(call, session_id, over), daemon=True).start()
     try:
@@ -107,6 +109,18 @@ def _session(call: Invocation) -> Iterator[str]:
         over.set()
         with contextlib.suppress(RegistryError):
             call.client.put(f"/v1/session/destroy/{session_id}")
+
+
+def _remote_server(call: Invocation) -> str:
+    """The node of a server in the datacenter that was asked for. Raises `CommandError`."""
+    failure = f"Failed to create session: Failed to find {PROGRAM} server in remote datacenter"
+    try:
+        found = call.client.get("/v1/health/service/consul", {"passing": True}).json()
+    except RegistryError as problem:
+        raise CommandError(f"{failure}: {problem}") from problem
+    if not found:
+        raise CommandError(failure)
+    return str(found[0]["Node"]["Node"])
 
 
 def _renew(call: Invocation, session_id: str, over: threading.Event) -> None:
@@ -182,7 +196,13 @@ def _rank(key: str) -> tuple[int, str]:
     return (key.endswith("/exit"), key)
 
 
+def _explain(call: Invocation, text: str) -> None:
+    if call["verbose"]:
+        say_now(text)
+
+
 def _verbose(call: Invocation, text: str) -> None:
+    """As `_explain`, of what a node does."""
     if call["verbose"]:
         say_outline(text)
 
@@ -216,5 +236,6 @@ COMMANDS = {
                 metavar="duration",
             ),
         ),
+        takes_program=True,
     ),
 }

@@ -13,14 +13,11 @@ from registry.goflags import Flag, boolean
 def rtt(call: Invocation) -> int:
     if not 1 <= len(call.arguments) <= 2:
         raise UsageError("One or two node names must be specified")
+    names = list(call.arguments)
+    find = _find_wan if call["wan"] else _find_lan
+    if len(names) == 1:
+        names.append(_own_name(call))
     try:
-        names = list(call.arguments)
-        find = _find_wan if call["wan"] else _find_lan
-        if call["wan"]:
-            for name in names:
-                _split(name)  # before anything is asked
-        if len(names) == 1:
-            names.append(_own_name(call))
         first, second = find(call, names)
     except RegistryError as problem:
         raise CommandError(f"Error getting coordinates: {problem}") from problem
@@ -31,31 +28,39 @@ def rtt(call: Invocation) -> int:
 
 
 def _own_name(call: Invocation) -> str:
-    config = call.client.get("/v1/agent/self").json()["Config"]
+    try:
+        config = call.client.get("/v1/agent/self").json()["Config"]
+    except RegistryError as problem:
+        raise CommandError(f"Unable to look up agent info: {problem}") from problem
     name: str = config["NodeName"]
     return f"{name}.{config['Datacenter']}" if call["wan"] else name
 
 
 def _find_lan(call: Invocation, names: list[str]) -> list[dict[str, Any]]:
     found = call.client.get("/v1/coordinate/nodes").json()
-    by_name = {entry["Node"]: entry["Coord"] for entry in found}
-    return [_known(by_name.get(name), name) for name in names]
+    by_name = {entry["Node"].lower(): entry["Coord"] for entry in found}
+    return [_known(by_name.get(name.lower()), name) for name in names]
 
 
 def _find_wan(call: Invocation, names: list[str]) -> list[dict[str, Any]]:
+    wanted = [_split(name) for name in names]
     by_name = {
-        (entry["Node"], area["Datacenter"]): entry["Coord"]
+        (entry["Node"].lower(), area["Datacenter"]): entry["Coord"]
         for area in call.client.get("/v1/coordinate/datacenters").json()
         for entry in area["Coordinates"]
     }
-    return [_known(by_name.get(_split(name)), name) for name in names]
+    found = [by_name.get(name) for name in wanted]
+    if None in found:  # two areas may not be compared, so it is always the first that is missed
+        found[0] = None
+    return [_known(coordinate, name) for coordinate, name in zip(found, names, strict=True)]
 
 
 def _split(name: str) -> tuple[str, str]:
-    node, dot, datacenter = name.rpartition(".")
-    if not dot:
+    """Node in lower case, and datacenter."""
+    node, dot, datacenter = name.partition(".")
+    if not dot or "." in datacenter:
         raise CommandError("Node names must be specified as <node name>.<datacenter> with -wan")
-    return node, datacenter
+    return node.lower(), datacenter
 
 
 def _known(coordinate: dict[str, Any] | None, name: str) -> dict[str, Any]:

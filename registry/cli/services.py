@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from registry.cli.command import Command, CommandError, Invocation, say
 from registry.client import key_path
 from registry.errors import RegistryError
-from registry.goflags import Flag, integer
+from registry.goflags import Flag, integer, pair
+
+#: What of a directory is read.
+_SUFFIXES = (".json", ".hcl")
 
 ID_FLAG = Flag("id", "ID of the service; default: its name.", default="")
 
 
 def register(call: Invocation) -> int:
-    given = call.flags.given - {flag.name for flag in call.command.all_flags[len(FLAGS) :]}
+    addresses = dict(_tagged_address(*given) for given in call["tagged-address"])
     if not call.arguments and not call["name"]:
         raise CommandError("Service registration requires at least one argument or flags.")
-    if call.arguments and given:
+    if call.arguments and call["name"]:
         raise CommandError("Service registration requires arguments or -id, not both.")
-    bodies = _from_files(call.arguments) if call.arguments else [_from_flags(call)]
+    bodies = _from_files(call.arguments) if call.arguments else [_from_flags(call, addresses)]
     for body in bodies:
+        name = body.get("Name", "")  # without one it is the agent that objects
         try:
             call.client.put("/v1/agent/service/register", json_body=body)
         except RegistryError as problem:
-            raise CommandError(
-                f'Error registering service "{body["Name"]}": {problem}'
-            ) from problem
-        say(f"Registered service: {body['Name']}")
+            raise CommandError(f'Error registering service "{name}": {problem}') from problem
+        say(f"Registered service: {name}")
     return 0
 
 
@@ -36,21 +39,22 @@ def deregister(call: Invocation) -> int:
         raise CommandError("Service deregistration requires at least one argument or -id.")
     if call.arguments and call["id"]:
         raise CommandError("Service deregistration requires arguments or -id, not both.")
-    ids = [call["id"]]
+    found = [("", call["id"])]
     if call.arguments:
-        ids = [body.get("ID") or body["Name"] for body in _from_files(call.arguments)]
-    for service_id in ids:
+        bodies = _from_files(call.arguments)
+        names = [(body.get("Name", ""), body.get("ID", "")) for body in bodies]
+        found = [(name, given or name) for name, given in names if given or name]
+    for name, service_id in found:
         try:
             call.client.put(key_path("/v1/agent/service/deregister", service_id))
         except RegistryError as problem:
-            raise CommandError(
-                f'Error deregistering service "{service_id}": {problem}'
-            ) from problem
+            # The word and the name are what scripts know: an ID alone has no name.
+            raise CommandError(f'Error registering service "{name}": {problem}') from problem
         say(f"Deregistered service: {service_id}")
     return 0
 
 
-def _from_flags(call: Invocation) -> dict[str, Any]:
+def _from_flags(call: Invocation, addresses: dict[str, Any]) -> dict[str, Any]:
     body: dict[str, Any] = {
         "ID": call["id"],
         "Name": call["name"],
@@ -58,25 +62,21 @@ def _from_flags(call: Invocation) -> dict[str, Any]:
         "Address": call["address"],
         "Port": call["port"],
         "Tags": call["tag"],
-        "Meta": dict(_pair("meta", text) for text in call["meta"]),
-        "TaggedAddresses": dict(_tagged_address(text) for text in call["tagged-address"]),
+        "Meta": dict(call["meta"]),
+        "TaggedAddresses": addresses,
     }
     return {name: value for name, value in body.items() if value}
 
 
-def _pair(flag: str, text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise CommandError(f"Error: -{flag} wants key=value, not {text}")
-    return name, value
-
-
-def _tagged_address(text: str) -> tuple[str, dict[str, Any]]:
-    name, value = _pair("tagged-address", text)
+def _tagged_address(name: str, value: str) -> tuple[str, dict[str, Any]]:
     host, colon, port = value.rpartition(":")
-    if colon and port.isdigit() and (":" not in host or host.endswith("]")):
-        return name, {"Address": host.strip("[]"), "Port": int(port)}
-    return name, {"Address": value.strip("[]"), "Port": 0}
+    if not colon or (":" in host and not host.endswith("]")):
+        return name, {"Address": value.strip("[]"), "Port": 0}
+    if not (port.isascii() and port.isdigit()):
+        raise CommandError(
+            f'Invalid Tagged Address: strconv.Atoi: parsing "{port}": invalid syntax'
+        )
+    return name, {"Address": host.strip("[]"), "Port": int(port)}
 
 
 def _from_files(paths: list[str]) -> list[dict[str, Any]]:
@@ -86,9 +86,9 @@ def _from_files(paths: list[str]) -> list[dict[str, Any]]:
 
     plugins = Plugins.load()  # they may bring formats and types of checks
     bodies = []
-    for path in paths:
+    for path in _files(paths):
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except OSError as problem:
             reason = (problem.strerror or str(problem)).lower()
             raise CommandError(
@@ -97,10 +97,19 @@ def _from_files(paths: list[str]) -> list[dict[str, Any]]:
         except UnicodeDecodeError as problem:
             raise CommandError(f"Error: {path}: the file is not UTF-8 text") from problem
         try:
-            bodies += read_service_bodies(Path(path), text, plugins)
+            bodies += read_service_bodies(path, text, plugins)
         except RegistryError as problem:
             raise CommandError(f"Error: {problem}") from problem
     return bodies
+
+
+def _files(paths: list[str]) -> Iterator[Path]:
+    """Files as given, and those of directories that are definitions, by name."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+        else:
+            yield path
 
 
 FLAGS = (
@@ -109,11 +118,12 @@ FLAGS = (
     Flag("address", "Address of the service; default: the node's.", default=""),
     Flag("port", "Port of the service.", integer, 0),
     Flag("kind", "Kind of the service.", default=""),
-    Flag("meta", "Metadata; repeatable.", repeat=True, metavar="key=value"),
+    Flag("meta", "Metadata; repeatable.", pair, repeat=True, metavar="key=value"),
     Flag("tag", "Tag; repeatable.", repeat=True),
     Flag(
         "tagged-address",
         "Further address; repeatable.",
+        pair,
         repeat=True,
         metavar="key=address[:port]",
     ),

@@ -27,6 +27,9 @@ from registry.errors import Corrupt, RegistryError
 
 _PIECE_BYTES = 1 << 20
 
+#: The least that a gzip'ed file begins with. Source: RFC 1952, section 2.3.
+_GZIP_HEAD_BYTES = 10
+
 _HASHED = ("meta.json", "state.bin")
 
 
@@ -43,7 +46,7 @@ def save(call: Invocation) -> int:
         partial.replace(path)
     except OSError as problem:
         reason = file_problem(str(path), problem)
-        raise CommandError(f"Error creating snapshot file: {reason}") from problem
+        raise CommandError(f"Error writing unverified snapshot file: {reason}") from problem
     finally:
         partial.unlink(missing_ok=True)
     say(f"Saved and verified snapshot to index {meta['Index']}")
@@ -98,7 +101,10 @@ def _cannot_open(path: str, problem: OSError) -> CommandError:
 def verify(path: Path) -> dict[str, Any]:
     """What the snapshot says about itself, once its hashes are right. Raises `Corrupt`, OSError."""
     with path.open("rb") as file:
-        if file.read(2) != b"\x1f\x8b":
+        head = file.read(_GZIP_HEAD_BYTES)
+        if len(head) < _GZIP_HEAD_BYTES:
+            raise Corrupt(f"failed to decompress snapshot: {'unexpected ' if head else ''}EOF")
+        if not head.startswith(b"\x1f\x8b"):
             raise Corrupt("failed to decompress snapshot: gzip: invalid header")
         file.seek(0)
         try:

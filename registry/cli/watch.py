@@ -1,4 +1,4 @@
-"""`watch`: print a view once, or run a program on each change of it."""
+"""`watch`: print a view once, or run a program on each change of it, as long as that succeeds."""
 
 from __future__ import annotations
 
@@ -8,34 +8,67 @@ import subprocess
 import time
 from typing import Any
 
-from registry.cli.command import Command, CommandError, Invocation, UsageError, say, warn
+from registry.cli.command import (
+    Command,
+    CommandError,
+    Invocation,
+    UsageError,
+    end_of_program,
+    say,
+    start_problem,
+    warn,
+)
 from registry.client import AgentUnreachable, Response
 from registry.errors import RegistryError
 from registry.goflags import Flag, boolean
-from registry.watch_views import TYPES, WatchError, encode, endpoint, new_events, view
+from registry.watch_views import (
+    TYPES,
+    WatchError,
+    encode,
+    endpoint,
+    new_events,
+    refuse_foreign_fields,
+    view,
+)
 
 #: After the n-th failure in a row: 5 s times n squared, at most three minutes.
 RETRY_SECONDS, RETRY_SECONDS_MAX = 5.0, 180.0
+
+#: The flags that say what is watched.
+_FIELDS = ("key", "prefix", "service", "state", "name", "passingonly", "tag", "stale")
 
 
 def watch(call: Invocation) -> int:
     kind = call["type"]
     if not kind:
         raise UsageError("Watch type must be specified")
-    given = {
-        name: call[name] for name in ("key", "prefix", "service", "state", "name", "passingonly")
-    }
-    given["tag"] = call["tag"]
+    given = {name: call[name] for name in _FIELDS if call[name]}
+    if "passingonly" in given:
+        given["passingonly"] = _truth(given["passingonly"])
     try:
+        if kind.startswith(("connect_", "agent_")):
+            raise WatchError(f"Type {kind} is not supported in the CLI tool")
         path, parameters = endpoint(kind, given)
+        refuse_foreign_fields(kind, given)
     except WatchError as problem:
         raise CommandError(str(problem)) from problem
+    call.own_agent()
     try:
         if not call.arguments:
             return _print_once(call, kind, path, parameters)
         return _run_on_change(call, kind, path, parameters)
     except KeyboardInterrupt:
         return 0
+
+
+def _truth(value: str) -> bool:
+    try:
+        return boolean(value)
+    except ValueError as problem:
+        raise CommandError(
+            "Failed to parse passingonly flag: strconv.ParseBool: "
+            f'parsing "{value}": invalid syntax'
+        ) from problem
 
 
 def _ask(call: Invocation, path: str, parameters: dict[str, Any], index: int) -> Response:
@@ -92,9 +125,9 @@ def _run_child(call: Invocation, text: str, index: int) -> None:
     try:
         done = subprocess.run(words, input=f"{text}\n".encode(), env=environment, check=False)
     except OSError as problem:
-        raise CommandError(f"Error executing handler: {problem}") from problem
+        raise CommandError(f"Error starting handler: {start_problem(words, problem)}") from problem
     if done.returncode:
-        warn(f"The handler ended with status {done.returncode}.")
+        raise CommandError(f"Error executing handler: {end_of_program(done.returncode)}")
 
 
 COMMANDS = {
@@ -113,10 +146,11 @@ COMMANDS = {
             Flag("prefix", "Prefix, for type keyprefix.", default=""),
             Flag("service", "Service, for types service and checks.", default=""),
             Flag("tag", "Tag, for type service; repeatable.", repeat=True),
-            Flag("passingonly", "Only passing instances, for type service.", boolean, False),
+            Flag("passingonly", "true: only passing instances, for type service.", default=""),
             Flag("state", "State, for type checks; default any.", default=""),
             Flag("name", "Event name, for type event.", default=""),
             Flag("shell", "Run the program through a shell; default true.", boolean, True),
         ),
+        takes_program=True,
     ),
 }

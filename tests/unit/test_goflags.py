@@ -11,6 +11,7 @@ from registry.goflags import (
     flag_help,
     help_text,
     integer,
+    pair,
     parse_flags,
     unsigned,
 )
@@ -21,6 +22,7 @@ FLAGS = [
     Flag("count", "How many.", integer, 1, metavar="int"),
     Flag("size", "How large.", unsigned, 0),
     Flag("join", "Whom to join.", repeat=True),
+    Flag("meta", "What else.", pair, repeat=True),
 ]
 
 
@@ -46,6 +48,7 @@ FLAGS = [
         pytest.param([f"-count={-(2**63)}"], {"count": -(2**63)}, id="least signed"),
         pytest.param([f"-size={2**64 - 1}"], {"size": 2**64 - 1}, id="largest unsigned"),
         pytest.param(["-join=a", "--join", "b"], {"join": ["a", "b"]}, id="repeatable"),
+        pytest.param(["-meta=k=v=w", "-meta", "="], {"meta": [("k", "v=w"), ("", "")]}, id="pairs"),
     ],
 )
 def test_values(arguments: list[str], values: dict[str, object]) -> None:
@@ -106,6 +109,11 @@ def test_the_rest_is_left(arguments: list[str], rest: list[str]) -> None:
             ["-count=9223372036854775808"],
             'invalid value "9223372036854775808" for flag -count: value out of range',
             id="number just too large",
+        ),
+        pytest.param(
+            ["-meta=k"],
+            'invalid value "k" for flag -meta: Missing "=" value in argument: k',
+            id="no pair",
         ),
     ],
 )

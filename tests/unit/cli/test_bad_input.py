@@ -17,7 +17,7 @@ from registry.testing.command_line import Run
         ),
         pytest.param(["members", "-token=\udcff"], "the ACL token has characters", id="token"),
         pytest.param(
-            ["members", "-token-file=bytes"], "cannot read the token file", id="token file"
+            ["members", "-token-file=bytes"], "Error loading token file: bytes", id="token file"
         ),
         pytest.param(
             ["services", "register", "bytes"], "bytes: the file is not UTF-8 text", id="register"

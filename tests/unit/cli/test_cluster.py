@@ -46,8 +46,11 @@ SERVER = {"role": "consul", "build": "1.8.4:abc", "vsn": "2", "dc": "dc1"}
         ),
         pytest.param(["-status=fail.*"], ["a  10.0.0.1:8301  failed  client  < 0.3"], id="status"),
         pytest.param(
+            ["-status=aile"], ["a  10.0.0.1:8301  failed  client  < 0.3"], id="part-of-it"
+        ),
+        pytest.param(
             ["-detailed", "-status=alive"],
-            ["z  10.0.0.1:8301  alive  build=1.8.4:abc,dc=dc1,role=consul,vsn=2"],
+            ["z  10.0.0.1:8301  alive  build=1.8.4:abc,dc=dc1,role=consul,segment=<all>,vsn=2"],
             id="detailed",
         ),
     ],
@@ -94,7 +97,9 @@ def test_join(registry: Run, agent: AgentProcess) -> None:
 def test_leave(cli: Run, stub: Stub) -> None:
     stub.answer("PUT /v1/agent/leave", b"")
     assert cli("leave") == (0, "Graceful leave complete\n", "")
-    assert cli("leave", "x").err == "Too many arguments (expected 0, got 1)\n"
+    done = cli("leave", "x", "y")
+    assert (done.status, done.err) == (1, "Error found unexpected args: [x y]\n")
+    assert done.out == cli("leave", "-h").out
 
 
 def test_force_leave(cli: Run, stub: Stub) -> None:
@@ -143,9 +148,10 @@ def test_monitor(agent: AgentProcess, registry: Run) -> None:
 def test_a_monitor_that_ends(cli: Run, stub: Stub) -> None:
     stub.answer("GET /v1/agent/monitor", b"one line\n")
     assert cli("monitor") == (
-        0,
-        "one line\n",
-        "The agent ended the monitor; it has stopped or crashed.\n",
+        1,
+        "one line\n\nRemote side ended the monitor! This usually means that the\n"
+        "remote side has exited or crashed.\n",
+        "",
     )
 
 
@@ -251,7 +257,7 @@ def test_keys_are_listed_by_pool(cli: Run, stub: Stub) -> None:
         "\ndc1 (LAN):\n\tn1: no key\n  a= [3/3]\n  b= [2/3]\n",
         "",
     )
-    assert stub.requests[0].path == "/v1/operator/keyring?relay-factor=2&local-only=true"
+    assert stub.requests[0].path == "/v1/operator/keyring?local-only=true&relay-factor=2"
 
 
 @pytest.mark.parametrize(
@@ -344,10 +350,13 @@ def test_autopilot_is_not_overwritten(cli: Run, stub: Stub) -> None:
     stub.answer(f"GET {path}", {"ModifyIndex": 7, "MinQuorum": 0})
     stub.answer(f"PUT {path}", b"false")
     done = cli("operator", "autopilot", "set-config", "-min-quorum=3")
-    assert done.err == "Configuration could not be atomically updated, please try again\n"
+    said = "Configuration could not be atomically updated, please try again\n"
+    assert done == (1, said, "")
     assert stub.requests[1].path == f"{path}?cas=7"
     done = cli("operator", "autopilot", "set-config", "-server-stabilization-time=soon")
-    assert "for flag -server-stabilization-time: parse error" in done.err
+    assert "for flag -server-stabilization-time: time: invalid duration soon\n" in done.err
+    done = cli("operator", "autopilot", "set-config", "-min-quorum=-1")
+    assert 'for flag -min-quorum: strconv.ParseUint: parsing "-1": invalid' in done.err
 
 
 # event and exec
@@ -415,12 +424,13 @@ def test_exec(
 def test_exec_says_what_happens(registry: Run) -> None:
     done = registry("exec", "-verbose", "-wait=300ms", "-wait-repl=0s", "-prefix=jobs", "true")
     shapes = [
-        r"==> Remote exec session ID: [0-9a-f-]{36}",
-        r"==> Fired event: [0-9a-f-]{36}",
+        r"Created remote execution session: [0-9a-f-]{36}",
+        r"Uploaded remote execution spec",
+        r"Fired remote execution event: [0-9a-f-]{36}",
         rf"==> {NODE}: acknowledged",
         rf"==> {NODE}: finished with exit code 0",
         r"1 / 1 node\(s\) completed / acknowledged",
-        r"==> Completed in \d\.\d\d seconds",
+        r"Completed in \d\.\d\d seconds",
     ]
     lines = done.out.splitlines()
     assert len(lines) == len(shapes)
@@ -440,7 +450,11 @@ def test_exec_finds_nobody(registry: Run) -> None:
         pytest.param(["-"], "Must specify a command to execute\n\nUsage", id="empty-script"),
         pytest.param(["-shell=false", "-"], "Cannot configure -shell=false when", id="script"),
         pytest.param(["-tag=t", "true"], "Cannot provide tag filter without", id="tag"),
-        pytest.param(["-datacenter=dc9", "true"], "Failed to run the command: ", id="datacenter"),
+        pytest.param(
+            ["-datacenter=dc9", "true"],
+            "Failed to create session: Failed to find registry server in remote datacenter: ",
+            id="datacenter",
+        ),
     ],
 )
 def test_exec_refusals(registry: Run, words: list[str], said: str) -> None:
@@ -452,14 +466,18 @@ def test_exec_refusals(registry: Run, words: list[str], said: str) -> None:
 # debug
 
 
-def test_debug_collects_what_was_promised(registry: Run, tmp_path: Path) -> None:
+def test_debug_collects_what_was_promised(
+    registry: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.cli.debug.DURATION_SECONDS_MIN", 1)
+    monkeypatch.setattr("registry.cli.debug.INTERVAL_SECONDS_MIN", 1)
     done = registry("debug", "-duration=1s", "-interval=1s", "-output=d", "-capture=pprof",
                     "-capture=metrics", "-capture=agent", "-capture=logs", "-capture=cluster",
                     "-capture=host")  # fmt: skip
     assert done.status == 0
     assert done.err == "The agent has no pprof to capture; it is left out.\n"
     assert f"Agent Version: '{COMPATIBLE_VERSION}'" in done.out
-    assert done.out.endswith("Saved debug archive: d.tar.gz\n")
+    assert done.out.endswith("    Saved debug archive: d.tar.gz\n")
     with tarfile.open(tmp_path / "d.tar.gz") as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     fixed = {"d", "index.json", "agent.json", "host.json", "cluster.json", "consul.log"}
@@ -472,10 +490,30 @@ def test_debug_collects_what_was_promised(registry: Run, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        pytest.param(["x"], "Too many arguments provided, expected 0", id="argument"),
-        pytest.param(["-capture=x"], "Capture validation failed: no such target: x", id="target"),
-        pytest.param(["-duration=1ms"], "duration must be longer than 1 s", id="duration"),
-        pytest.param(["-interval=1ms"], "interval must be longer than 1 s", id="interval"),
+        pytest.param(["x"], "==> debug: Too many arguments provided, expected 0", id="argument"),
+        pytest.param(
+            ["-capture=x"], "==> Capture validation failed: target not found: x", id="target"
+        ),
+        pytest.param(
+            ["-duration=9s"],
+            "==> Capture validation failed: duration must be longer than 10s",
+            id="duration",
+        ),
+        pytest.param(
+            ["-interval=4s"],
+            "==> Capture validation failed: interval must be longer than 10s",
+            id="interval",
+        ),
+        pytest.param(
+            ["-duration=1m30s", "-interval=2m"],
+            "==> Capture validation failed: duration (1m30s) must be longer than interval (2m0s)",
+            id="no-interval",
+        ),
+        pytest.param(
+            ["-output=no"],
+            "==> Capture validation failed: output directory already exists: no",
+            id="already",
+        ),
         pytest.param(["-output=no/file/x"], "Error writing debug files", id="place"),
     ],
 )

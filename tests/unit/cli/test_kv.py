@@ -56,7 +56,6 @@ def test_put_flags(registry: Run, flags: str) -> None:
             "Error! Failed to read file: open none: no such file or directory",
             id="put-no-file",
         ),
-        pytest.param(["put", "-base64", "a", "?"], "illegal base64 data", id="put-base64"),
         pytest.param(["put", "-flags=-1", "a"], "for flag -flags: parse error", id="put-minus"),
         pytest.param(
             ["put", "-flags=18446744073709551616", "a"], "value out of range", id="put-range"
@@ -70,6 +69,21 @@ def test_put_flags(registry: Run, flags: str) -> None:
             "Error! Did not write to k/a: CAS failed",
             id="put-cas",
         ),
+        pytest.param(
+            ["put", "-cas", "-modify-index=0", "k/a"],
+            "Must specify -modify-index with -cas!",
+            id="put-cas-zero",
+        ),
+        pytest.param(
+            ["put", "-cas", "-modify-index=9", "/a"],
+            "Error! Did not write to /a: Invalid key.",
+            id="put-cas-slash",
+        ),
+        pytest.param(
+            ["put", "-namespace=x", "a", "b"],
+            "Error! Failed writing data: Unexpected response code: 400 (Bad request: ",
+            id="put-namespace",
+        ),
         pytest.param(["put", "/a", "b"], "Key must not begin with a '/': /a", id="put-slash"),
         pytest.param(["get"], "Error! Missing KEY argument", id="get-nothing"),
         pytest.param(["get", "k/none"], "Error! No key exists at: k/none", id="get-none"),
@@ -78,16 +92,48 @@ def test_put_flags(registry: Run, flags: str) -> None:
             ["get", "-datacenter=dc9", "a"], "Unexpected response code: 500", id="get-datacenter"
         ),
         pytest.param(["delete"], "Error! Missing KEY argument", id="delete-nothing"),
-        pytest.param(["delete", "-cas", "-recurse", "a"], "Cannot specify both", id="delete-both"),
+        pytest.param(
+            ["delete", "-cas", "-modify-index=1", "-recurse", "a"],
+            "Cannot specify both",
+            id="delete-both",
+        ),
+        pytest.param(
+            ["delete", "-datacenter=dc9", "a"], "Error deleting key a: Unex", id="delete-failed"
+        ),
         pytest.param(["delete", "-cas", "a"], "Must specify -modify-index", id="delete-cas-index"),
         pytest.param(
             ["delete", "-modify-index=1", "a"], "without -cas!", id="delete-index-without"
         ),
         pytest.param(["import"], "Error! Missing DATA argument", id="import-nothing"),
         pytest.param(["import", "a", "b"], "expected 1, got 2", id="import-too-many"),
-        pytest.param(["import", "{"], "Cannot unmarshal data: invalid character", id="import-json"),
-        pytest.param(["import", "{}"], "not an array of entries", id="import-object"),
-        pytest.param(["import", '[{"key":1}]'], "entry 0 is not of the form", id="import-entry"),
+        pytest.param(["import", ""], "Error! Empty DATA argument", id="import-empty"),
+        pytest.param(["import", "{a"], "Cannot unmarshal data: invalid character", id="import-bad"),
+        pytest.param(["import", "[{ "], "data: unexpected end of JSON input", id="import-cut"),
+        pytest.param(
+            ["import", "{}"],
+            "data: json: cannot unmarshal object into Go value of type []*impexp.Entry",
+            id="import-object",
+        ),
+        pytest.param(
+            ["import", "[[]]"],
+            "data: json: cannot unmarshal array into Go value of type impexp.Entry",
+            id="import-list",
+        ),
+        pytest.param(
+            ["import", '[{"key":1}]'],
+            "json: cannot unmarshal number into Go struct field Entry.key of type string",
+            id="import-key",
+        ),
+        pytest.param(
+            ["import", '[{"key":"k/a","flags":-1}]'],
+            "json: cannot unmarshal number -1 into Go struct field Entry.flags of type uint64",
+            id="import-flags",
+        ),
+        pytest.param(
+            ["import", '[{"key":"k/a","flags":true}]'],
+            "json: cannot unmarshal bool into Go struct field Entry.flags of type uint64",
+            id="import-truth",
+        ),
         pytest.param(
             ["import", '[{"key":"k/a","value":"?"}]'],
             "Error base 64 decoding value for key k/a",
@@ -143,8 +189,41 @@ def test_locks(registry: Run, agent: AgentProcess) -> None:
     assert registry(*give, f"-session={first}", "k/l").out == "Success! Lock released on: k/l\n"
 
 
+@pytest.mark.parametrize(
+    ("data", "value", "at"),
+    [
+        pytest.param(b"aGVsbG8=\n", "hello", None, id="line-end"),
+        pytest.param(b"aGVs\r\nbG8=", "hello", None, id="line-end-inside"),
+        pytest.param(b"", "", None, id="nothing"),
+        pytest.param(b"?", "", 0, id="no-base64"),
+        pytest.param(b"aGVsb", "hel", 4, id="cut"),
+        pytest.param(b"aGVsbG8=aGVs", "hello", 8, id="goes-on"),
+    ],
+)
+def test_base64_is_written_as_far_as_it_goes(
+    registry: Run, data: bytes, value: str, at: int | None
+) -> None:
+    done = registry("kv", "put", "-base64", "k/a", "-", stdin=data)
+    assert (done.status, done.out) == (0, "Success! Data written to: k/a\n")
+    said = f"illegal base64 data at input byte {at}"
+    told = "" if at is None else f"Error! Cannot base 64 decode data: {said}\n"
+    assert done.err == told
+    assert registry("kv", "get", "k/a").out == f"{value}\n"
+
+
+def test_a_slash_too_many(registry: Run, agent: AgentProcess) -> None:
+    """An agent sends whoever asks on to the clean path; what follows is a read."""
+    refused = "Error! Failed writing data: Unexpected response code: 404 ()\n"
+    assert registry("kv", "put", "k//s", "v") == (1, "", refused)
+    agent.client.kv_put("k/s", b"there")
+    assert registry("kv", "get", "k//s").out == "there\n"
+    assert registry("kv", "put", "k//s", "v") == (1, "", "Error! Did not write to k//s\n")
+    assert registry("kv", "delete", "k//s") == (1, "", "Error deleting key k//s\n")
+    assert agent.client.kv_get("k/s") == b"there"
+
+
 def test_check_and_set(registry: Run, agent: AgentProcess) -> None:
-    assert registry("kv", "put", "-cas", "-modify-index=0", "k/a", "v").status == 0
+    agent.client.kv_put("k/a", b"v")
     index = agent.client.kv_list("k/a")[0]["ModifyIndex"]
     stale = registry("kv", "delete", "-cas", "-modify-index=1", "k/a")
     assert stale == (1, "", "Error! Did not delete key k/a: CAS failed\n")
@@ -175,6 +254,12 @@ def test_export_and_import(registry: Run, agent: AgentProcess) -> None:
     assert done == (0, "Imported: k/a\nImported: k/b\n", "")
     assert agent.client.kv_get("k/a") == b"\x00\xff"
     assert registry("kv", "export", "k/").out == exported
+
+
+def test_export_escapes_as_others_do(registry: Run, agent: AgentProcess) -> None:
+    agent.client.kv_put("k/<&>\u00e9", b"")
+    assert '"key": "k/\\u003c\\u0026\\u003e\u00e9"' in registry("kv", "export", "k/").out
+    assert registry("kv", "import", "null") == (0, "", "")
 
 
 def test_what_others_exported(registry: Run, agent: AgentProcess) -> None:

@@ -30,7 +30,7 @@ UNTIL_TERMINATED = [
     "signal.pause()",
 ]
 
-LOST = "Lock lost, the program was stopped\n"
+STOPPED = "Error running handler: exit status 9\n"
 
 
 def keys(client: Client, prefix: str) -> list[dict[str, Any]]:
@@ -95,19 +95,53 @@ def first_line(process: subprocess.Popen[str]) -> str:
         pytest.param(
             ["-verbose", "l", "true"],
             0,
-            "Attempting lock acquisition of l/.lock\nStarting handler 'true'\nCleanup succeeded\n",
+            "Setting up lock at path: l/.lock\nAttempting lock acquisition\nStarting handler\n"
+            "Child terminated, releasing lock\nCleanup succeeded\n",
             "",
             id="verbose",
         ),
         pytest.param(
-            ["-shell=false", "l", "no-such-program"],
-            1,
+            ["-verbose", "-n=2", "-pass-stdin", "l", "true"],
+            0,
+            "Setting up semaphore (limit 2) at prefix: l\nAttempting lock acquisition\n"
+            "Starting handler\nStdin passed to handler process\n"
+            "Child terminated, releasing lock\nCleanup succeeded\n",
             "",
-            "Error executing handler: [Errno 2] No such file or directory: 'no-such-program'\n",
+            id="verbose-semaphore",
+        ),
+        pytest.param(
+            ["-child-exit-code", "l", "kill -9 $$"],
+            2,
+            "",
+            "Error running handler: signal: killed\n",
+            id="killed",
+        ),
+        pytest.param(
+            ["-shell=false", "l", "no-such-program"],
+            0,
+            "",
+            'Error starting handler: exec: "no-such-program": executable file not found in $PATH\n',
             id="cannot-start",
         ),
+        pytest.param(
+            ["-shell=false", "-child-exit-code", "l", "/no/program"],
+            2,
+            "",
+            "Error starting handler: fork/exec /no/program: no such file or directory\n",
+            id="cannot-start-and-says-so",
+        ),
         pytest.param(["l"], 1, "", "Key prefix and child command must be specified\n", id="bare"),
-        pytest.param(["-n=0", "l", "x"], 1, "", "Lock holder limit must be positive\n", id="none"),
+        pytest.param(["-n=0", "l"], 1, "", "Lock holder limit must be positive\n", id="none"),
+        pytest.param(
+            ["-monitor-retry=-1", "l", "x"],
+            1,
+            "",
+            "Number for 'monitor-retry' must be >= 0\n",
+            id="retries",
+        ),
+        pytest.param(
+            ["-n=2", "/", "x"], 1, "", "Lock setup failed: missing prefix\n", id="no-prefix"
+        ),
         pytest.param(["-try=-1s", "l", "x"], 1, "", "Timeout must be positive\n", id="timeout"),
     ],
 )
@@ -141,10 +175,11 @@ def test_it_waits_its_turn(agent: AgentProcess) -> None:
     holder = session(agent.client)
     agent.client.put("/v1/kv/turn/.lock", {"acquire": holder, "flags": LOCK_FLAGS})
     with held_elsewhere(agent, "-verbose", "turn", "echo", "mine") as waiting:
-        assert first_line(waiting) == "Attempting lock acquisition of turn/.lock\n"
+        assert first_line(waiting) == "Setting up lock at path: turn/.lock\n"
+        assert first_line(waiting) == "Attempting lock acquisition\n"
         agent.client.put("/v1/kv/turn/.lock", {"release": holder, "flags": LOCK_FLAGS})
         assert waiting.wait(20) == 0
-        assert first_line(waiting) == "Starting handler 'echo mine'\n"
+        assert first_line(waiting) == "Starting handler\n"
     assert keys(agent.client, "turn") == []
 
 
@@ -177,7 +212,7 @@ def test_a_lost_lock_stops_the_program(agent: AgentProcess, limit: int) -> None:
         [mine] = [each["ID"] for each in sessions(agent.client) if each["Name"] == name]
         agent.client.put(f"/v1/session/destroy/{mine}")
         out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (1, "stopped\n", LOST)
+    assert (process.returncode, out, err) == (0, "stopped\n", STOPPED)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -188,7 +223,7 @@ def test_a_signal_stops_the_program(agent: AgentProcess, number: signal.Signals)
         assert first_line(process) == "held\n"
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    assert (process.returncode, out, err) == (0, "stopped\n", STOPPED)
     assert keys(agent.client, name) == []
 
 
@@ -197,7 +232,7 @@ def test_a_signal_ends_the_waiting(agent: AgentProcess) -> None:
     agent.client.put("/v1/kv/waits/.lock", {"acquire": holder, "flags": LOCK_FLAGS})
     before = len(sessions(agent.client))
     with held_elsewhere(agent, "-verbose", "-n=1", "waits", "true") as process:
-        assert first_line(process).startswith("Attempting")
+        assert first_line(process).startswith("Setting up lock")
         wait_until(lambda: len(sessions(agent.client)) == before + 1, "its session")
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=30)
@@ -240,7 +275,7 @@ def test_a_semaphore_has_so_many_places(agent: AgentProcess) -> None:
     assert not first.clean_up(), "the second still uses it"
     first.release()
     assert third.acquire(1)
-    with pytest.raises(Rejected, match=r"Semaphore limit conflict \(lock: 2, local: 5\)"):
+    with pytest.raises(Rejected, match=r"semaphore limit conflict \(lock: 2, local: 5\)"):
         SemaphoreHolder(client, "places", ids[0], limit=5).acquire(1)
 
 
@@ -278,9 +313,17 @@ def test_a_lock_in_use_is_not_cleaned_up(agent: AgentProcess) -> None:
 
 
 def test_no_session_no_lock(cli: Run, stub: Stub) -> None:
+    stub.answer("GET /v1/agent/self", {})
     stub.answer("PUT /v1/session/create", b"no leader", status=500)
     assert cli("lock", "a", "true") == (
         1,
         "",
-        "Lock setup failed: failed to create session: Unexpected response code: 500 (no leader)\n",
+        "Lock acquisition failed: failed to create session: "
+        "Unexpected response code: 500 (no leader)\n",
     )
+
+
+def test_paths_are_cleaned(registry: Run) -> None:
+    said = registry("lock", "-verbose", "clean//up/", "true").out
+    assert said.startswith("Setting up lock at path: clean/up/.lock\n")
+    assert registry("lock", "-n=2", "clean//up/", "echo", "in").out == "in\n"

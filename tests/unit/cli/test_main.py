@@ -201,7 +201,11 @@ def test_an_agent_that_is_not_there(cli: Run, words: list[str], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        pytest.param("ftp://a:1", "want host:port, http://, https:// or unix://", id="scheme"),
+        pytest.param(
+            "ftp://a:1",
+            "Error connecting to registry agent: Unknown protocol scheme: ftp\n",
+            id="scheme",
+        ),
         pytest.param("http://", "not an address of an agent", id="no-host"),
         pytest.param("a:70000", "Port out of range", id="port-range"),
         pytest.param("a:b", "not an address of an agent: http://a:b", id="port-text"),
@@ -229,7 +233,7 @@ def test_something_else_than_an_agent(cli: Run, stub: Stub) -> None:
     [
         pytest.param(["-datacenter=dc2"], {}, "/v1/kv/a?dc=dc2", id="datacenter"),
         pytest.param(["-stale"], {}, "/v1/kv/a?stale=", id="stale"),
-        pytest.param(["-namespace=x"], {}, "/v1/kv/a", id="namespace-is-nothing"),
+        pytest.param(["-namespace=x"], {}, "/v1/kv/a?ns=x", id="namespace"),
     ],
 )
 def test_common_flags(
@@ -238,6 +242,77 @@ def test_common_flags(
     assert cli("kv", "get", *words, "a").status == 1
     [request] = stub.requests
     assert request.path == path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["kv", "get"], "Error connecting to registry agent", id="any"),
+        pytest.param(["config", "list", "-kind=x"], "Error connect to registry agent", id="config"),
+        pytest.param(
+            ["operator", "raft", "list-peers"], "Error initializing client", id="operator"
+        ),
+    ],
+)
+def test_a_client_that_cannot_be_made(cli: Run, words: list[str], said: str) -> None:
+    done = cli(*words, "-token-file=none", *(["a"] if words[0] == "kv" else []))
+    reason = "Error loading token file: open none: no such file or directory"
+    assert done == (1, "", f"{said}: {reason}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["lock", "-n=1", "a", "b"], id="lock"),
+        pytest.param(["event", "-name=a"], id="event"),
+        pytest.param(["watch", "-type=nodes"], id="watch"),
+        pytest.param(["maint"], id="maint"),
+        pytest.param(["maint", "-enable"], id="maint-on"),
+        pytest.param(["exec", "a"], id="exec"),
+    ],
+)
+def test_the_agent_is_asked_first(cli: Run, stub: Stub, words: list[str]) -> None:
+    stub.answer("GET /v1/agent/self", b"no", status=500)
+    done = cli(*words)
+    assert done == (1, "", "Error querying registry agent: Unexpected response code: 500 (no)\n")
+    assert [request.path for request in stub.requests] == ["/v1/agent/self"]
+
+
+def test_help_behind_arguments(cli: Run) -> None:
+    shown = cli("kv", "get", "-h")
+    assert cli("kv", "get", "a", "-h") == cli("kv", "get", "-keys", "a", "--help") == shown
+    assert cli("kv", "get", "--", "a", "-h").err == "Too many arguments (expected 1, got 2)\n"
+
+
+def test_help_is_the_programs_in_its_command_line(registry: Run) -> None:
+    assert registry("lock", "help", "echo", "-h") == (0, "-h\n", "")
+
+
+@pytest.mark.parametrize("words", [["kv", "get", "a"], ["kv"]], ids=" ".join)
+def test_flags_before_the_command(cli: Run, words: list[str]) -> None:
+    done = cli("-http-addr=x", *words)
+    assert (done.status, done.out) == (1, "")
+    first, second, empty, usage, *_ = done.err.splitlines()
+    assert first == "Invalid flags before the subcommand. If these flags are for"
+    assert (second, empty) == ("the subcommand, please put them after the subcommand.", "")
+    assert usage.startswith(f"Usage: registry {' '.join(words[:2])} ")
+    assert cli("-http-addr=x", "-h", *words) == cli("-h", *words) == cli(*words[:2], "-h")
+
+
+@pytest.mark.parametrize(
+    "words", [["kv", "get", "-nope"], ["members", "-wan=x"], ["lock", "-n"]], ids=" ".join
+)
+def test_the_help_follows_a_bad_flag(cli: Run, words: list[str]) -> None:
+    problem, usage, *_ = cli(*words).err.splitlines()
+    assert "flag" in problem or "invalid boolean value" in problem
+    assert usage.startswith("Usage: registry ")
+
+
+@pytest.mark.parametrize("words", [["nope"], ["kv", "nope"]], ids=" ".join)
+def test_what_is_unknown_is_told_below_the_help(cli: Run, words: list[str]) -> None:
+    lines = cli(*words).err.splitlines()
+    assert lines[0].startswith("Usage: registry ")
+    assert lines[-1] == f"There is no command registry {' '.join(words)}."
 
 
 def test_flags_after_arguments_are_arguments(registry: Run) -> None:

@@ -69,7 +69,9 @@ def test_inspect(cli: Run, tmp_path: Path) -> None:
         pytest.param(["save"], "Missing FILE argument", id="save-nothing"),
         pytest.param(["save", "a", "b"], "Too many arguments (expected 1, got 2)", id="save-two"),
         pytest.param(
-            ["save", "no/dir/a"], "Error creating snapshot file: open no/dir/a: no", id="save-where"
+            ["save", "no/dir/a"],
+            "Error writing unverified snapshot file: open no/dir/a: no",
+            id="save-where",
         ),
         pytest.param(["restore"], "Missing FILE argument", id="restore-nothing"),
         pytest.param(["restore", "none"], "Error opening snapshot file: open none", id="restore"),
@@ -106,8 +108,9 @@ def test_what_is_there_survives_a_failed_save(cli: Run, stub: Stub, tmp_path: Pa
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        pytest.param(lambda raw: b"", "gzip: invalid header", id="empty"),
-        pytest.param(lambda raw: b"text", "gzip: invalid header", id="no-gzip"),
+        pytest.param(lambda raw: b"", "snapshot: EOF", id="empty"),
+        pytest.param(lambda raw: b"text", "snapshot: unexpected EOF", id="short"),
+        pytest.param(lambda raw: b"a longer text", "gzip: invalid header", id="no-gzip"),
         pytest.param(lambda raw: raw[: len(raw) // 2], "failed to|hash check", id="cut"),
         pytest.param(lambda raw: gzip.compress(b"text" * 999), "failed to decompress", id="no-tar"),
     ],
