@@ -54,7 +54,7 @@ MODULES = {
     "registry.server": "agent.server",
     "registry.server.leader": "agent.leader",
     "registry.storage": "agent.server.storage",
-    "registry.membership": "agent.server.serf.lan",
+    "registry.membership": "agent.server.serf",
     "registry.plugins": "agent.plugins",
     "registry": "agent",
 }

@@ -108,7 +108,6 @@ class Pools:
 
     def _member_changed(self, event: MemberEvent) -> None:
         member = event.member
-        logger.info("serf: Event%s: %s %s", _SERF_NAMES[event.kind], member.name, member.address)
         changed = pool_member(member)
         if event.kind is MemberEventKind.REAP:
             changed = msgspec.structs.replace(changed, status=MemberStatus.REAPED)
@@ -289,12 +288,3 @@ def _shown(member: GossipMember) -> Member:
         delegate_max=member.delegate_max,
         delegate_current=member.delegate_current,
     )
-
-
-_SERF_NAMES = {
-    MemberEventKind.JOIN: "MemberJoin",
-    MemberEventKind.LEAVE: "MemberLeave",
-    MemberEventKind.FAILED: "MemberFailed",
-    MemberEventKind.UPDATE: "MemberUpdate",
-    MemberEventKind.REAP: "MemberReap",
-}

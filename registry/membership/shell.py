@@ -65,6 +65,7 @@ from registry.membership.serf_values import (
     Left,
     Member,
     MemberEvent,
+    MemberEventKind,
     MemberStatus,
     NameLost,
     PersistKeyring,
@@ -77,8 +78,14 @@ from registry.membership.settings import Network, PoolSettings
 from registry.membership.snapshot import SnapshotLog, SnapshotState, SnapshotWrite
 from registry.membership.sockets import PacketInbox, bind
 
-logger = logging.getLogger("registry.membership")
-
+#: Changes of members in the log, as operators look for them.
+_SHOWN = {
+    MemberEventKind.JOIN: "MemberJoin",
+    MemberEventKind.LEAVE: "MemberLeave",
+    MemberEventKind.FAILED: "MemberFailed",
+    MemberEventKind.UPDATE: "MemberUpdate",
+    MemberEventKind.REAP: "MemberReap",
+}
 
 #: How many packets are handled before callers and streams get a turn.
 _PACKETS_PER_STEP = 256
@@ -89,6 +96,7 @@ class GossipPool:
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
+        self._log = logging.getLogger(f"registry.membership.{settings.label}")
         self._listeners = Listeners()
         self._wake = asyncio.Event()
         self._inbox = PacketInbox(self._wake.set)
@@ -127,9 +135,8 @@ class GossipPool:
             tcp.close()
             self.close()
             raise
-        logger.info(
-            "gossip is up pool=%s address=%s encrypted=%s",
-            settings.label,
+        self._log.info(
+            "gossip is up: address=%s encrypted=%s",
             format_address(bound),
             self._ring is not None,
         )
@@ -142,7 +149,7 @@ class GossipPool:
             return None
         if any(key not in keys for key in self._settings.keys):
             # Put back, a key that the pool has removed would open old recordings again.
-            logger.warning("the keyring on disk counts, not the configured key file=%s", path)
+            self._log.warning("the keyring on disk counts, not the configured key: file=%s", path)
         try:
             ring = Keyring(keys)
             if path and ring.keys != stored:
@@ -159,7 +166,7 @@ class GossipPool:
         rejoins = self._settings.serf.rejoins_after_leave
         state, size_bytes, strange = snapshot_file.load(path, rejoin_after_leave=rejoins)
         for line in strange:
-            logger.warning("a line of the snapshot is not understood file=%s line=%r", path, line)
+            self._log.warning("a line of the snapshot is unknown: file=%s line=%r", path, line)
         self._previous = SnapshotState(
             dict(state.alive), state.clock, state.event_clock, state.query_clock
         )
@@ -311,9 +318,8 @@ class GossipPool:
             waiting.set_result(output.error)
 
     def _join_unconfirmed(self, output: JoinUnconfirmed) -> None:
-        logger.warning(
-            "a member we joined does not list us: it refused us, see its log pool=%s peer=%s",
-            self._settings.label,
+        self._log.warning(
+            "a member we joined does not list us: it refused us, see its log: peer=%s",
             format_address(output.address),
         )
 
@@ -322,12 +328,11 @@ class GossipPool:
         meter = self._settings.meter
         if isinstance(event, MemberEvent):
             meter.count(f"serf.{event.kind.value.replace('-', '.')}")
-            logger.info(
-                "%s pool=%s node=%s address=%s",
-                event.kind.value,
-                self._settings.label,
+            self._log.info(
+                "serf: Event%s: %s %s",
+                _SHOWN[event.kind],
                 event.member.name,
-                format_address((event.member.address, event.member.port)),
+                event.member.address,
             )
         elif isinstance(event, UserEvent):
             meter.count("serf.events", event=event.name)
@@ -354,7 +359,7 @@ class GossipPool:
 
     def _notice(self, output: Notice) -> None:
         level = logging.WARNING if output.is_warning else logging.DEBUG
-        logger.log(level, "%s pool=%s", output.text, self._settings.label)
+        self._log.log(level, "%s", output.text)
 
     _performers: ClassVar[dict[type, Callable[[GossipPool, Any], None]]] = {
         SendPacket: _send,
@@ -402,7 +407,7 @@ class GossipPool:
                 await writer.wait_closed()
         except (OSError, TimeoutError, RemoteProtocolError) as problem:
             self._settings.meter.count("memberlist.tcp.failed")
-            logger.debug("a stream failed peer=%s reason=%s", format_address(source), problem)
+            self._log.debug("a stream failed: peer=%s reason=%s", format_address(source), problem)
         finally:
             self._streams -= 1
             writer.transport.abort()
@@ -431,7 +436,7 @@ class GossipPool:
             await loop.run_in_executor(self._disk, keyring_file.write, path, output.keys)
         except OSError as problem:
             error = f"the keyring could not be written: {problem}"
-            logger.error("%s file=%s", error, path)
+            self._log.error("%s file=%s", error, path)
         self._now().serf.keyring_persisted(output.token, error)
 
     async def _write_snapshots(self) -> None:
@@ -442,7 +447,7 @@ class GossipPool:
             try:
                 await loop.run_in_executor(self._disk, snapshot_file.apply, path, write)
             except OSError as problem:
-                logger.error("the snapshot could not be written file=%s reason=%s", path, problem)
+                self._log.error("could not write the snapshot: file=%s reason=%s", path, problem)
 
     # Joining and leaving.
 
@@ -512,10 +517,10 @@ class GossipPool:
             except ValueError:
                 continue
             if await self._join_address(address) is None:
-                logger.info("rejoined pool=%s peer=%s", self._settings.label, text)
+                self._log.info("rejoined: peer=%s", text)
                 return
         if known:
-            logger.warning("nobody of the last run answers pool=%s", self._settings.label)
+            self._log.warning("nobody of the last run answers")
 
     async def leave(self) -> None:
         """Leave gracefully; returns when the news had time to get around, and `run` ends."""

@@ -174,6 +174,10 @@ class RpcServer:
 
     # What sessions need
 
+    @property
+    def is_ending(self) -> bool:
+        return bool(self._ending)
+
     def admission(self, hello: Hello) -> str:
         return self._ending or self._admit(hello)
 
@@ -305,7 +309,9 @@ class _Session(asyncio.Protocol):
     def _greet(self, hello: Hello) -> None:
         reason = self._server.admission(hello)
         if reason:
-            logger.warning("peer refused: peer=%s reason=%s", self._host, reason)
+            # Once the server ends, every peer tries again and again: that is no news.
+            level = logging.DEBUG if self._server.is_ending else logging.WARNING
+            logger.log(level, "peer refused: peer=%s reason=%s", self._host, reason)
             self._stream.goodbye(reason)
             self._flush()
             if self._transport is not None:

@@ -95,6 +95,16 @@ def test_servers_meet_in_the_wan_pool(world: World) -> None:
     assert joined == "Successfully joined cluster by contacting 1 nodes.\n"
 
 
+@pytest.mark.parametrize(
+    ("pool", "member"), [("lan", "client {client.address}"), ("wan", "two.dc2 {two.address}")]
+)
+def test_the_log_tells_once_who_joins_which_pool(world: World, pool: str, member: str) -> None:
+    told = "serf: EventMemberJoin: " + member.format(client=world.client, two=world.two)
+    lines = [line for line in world.one.log_path.read_text().splitlines() if told in line]
+    assert len(lines) == 1
+    assert f"[INFO]  agent.server.serf.{pool}: {told}" in lines[0]
+
+
 def test_places_in_the_network_between_datacenters(world: World) -> None:
     areas = world.client.client.get("/v1/coordinate/datacenters").json()
     nodes = [(area["Datacenter"], [each["Node"] for each in area["Coordinates"]]) for area in areas]
@@ -110,7 +120,7 @@ def test_requests_for_the_other_datacenter_are_answered_there(world: World, aske
     assert here.put(f"/v1/kv/{key}", dc2, body=b"1").json() is True
     assert there.kv_get(key) == b"1"
     assert here.kv_get(key) is None
-    found = here.get(f"/v1/kv/{key}", {"dc": "DC2", "raw": ""})
+    found = here.get(f"/v1/kv/{key}", {**dc2, "raw": ""})
     assert found.body == b"1"
     assert found.index > 1
     nodes = here.get("/v1/catalog/nodes", dc2).json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -321,6 +322,23 @@ async def _silent_peer() -> AsyncIterator[str]:
 async def test_a_wrong_datacenter_is_told_and_refused(address: str) -> None:
     with pytest.raises(Unreachable, match="this is datacenter 'dc1', not 'dc2'"):
         await dial(address, Hello("dc2", "client"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "level"), [("", logging.WARNING), ("leaving", logging.DEBUG)], ids=["up", "ending"]
+)
+async def test_who_ends_does_not_warn_of_peers_that_come_back(
+    handlers: Handlers, caplog: pytest.LogCaptureFixture, reason: str, level: int
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server, address = make_server(handlers)
+    async with running(server):
+        if reason:
+            server.announce_end(reason)
+        with pytest.raises(Unreachable):
+            await dial(address, Hello("dc2", "client"))
+    (refused,) = [each for each in caplog.records if "peer refused" in each.message]
+    assert refused.levelno == level
 
 
 async def test_what_speaks_another_protocol_is_cut_off(address: str) -> None:
