@@ -20,7 +20,7 @@ Writing what is there already changes nothing, no index and no topic.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import msgspec
@@ -123,6 +123,11 @@ def node_services_topic(name: str) -> Topic:
 def service_topic(name: str) -> Topic:
     """Wakes on any change of the health of a service (with `service.<name>`)."""
     return ("service", fold(name))
+
+
+def instances_topic(name: str) -> Topic:
+    """Wakes when the service's instances or their nodes change, checks apart."""
+    return ("instances", fold(name))
 
 
 def connect_topic(destination: str) -> Topic:
@@ -261,7 +266,8 @@ def _store_node(tx: Transaction, node: Node) -> None:
     NODES.put(tx, node, fold(node.node))
     tx.raise_index("nodes")
     tx.touch(table_topic("nodes"), node_topic(node.node))
-    _raise_services_of_node(tx, node.node)
+    for name in _names_on(tx, node.node):
+        _raise_instances(tx, name)
 
 
 def cas_node(tx: Transaction, node: Node) -> bool | Refused:
@@ -335,7 +341,7 @@ def _store_service(tx: Transaction, service: Service, existing: Service | None) 
         tx.touch(connect_topic(destination))
     tx.raise_index("services")
     tx.touch(table_topic("services"), node_services_topic(service.node))
-    _raise_service(tx, service.name)
+    _raise_instances(tx, service.name)
 
 
 def _unlink_service(tx: Transaction, service: Service, *, moved_to: str) -> None:
@@ -391,11 +397,11 @@ def delete_service(tx: Transaction, node: str, service_id: str) -> None:
 
 def _lost_instance(tx: Transaction, name: str) -> None:
     if next(iter(INSTANCES.scan_raw(tx, fold(name), limit=1)), None) is not None:
-        _raise_service(tx, name)
+        _raise_instances(tx, name)
         return
     tx.drop_index(service_index(name))
     tx.raise_index(EXTINCTION_INDEX)
-    tx.touch(service_topic(name))
+    tx.touch(service_topic(name), instances_topic(name))
 
 
 def delete_service_cas(tx: Transaction, node: str, service_id: str, index: int) -> bool:
@@ -411,10 +417,14 @@ def _raise_service(tx: Transaction, name: str) -> None:
     tx.touch(service_topic(name))
 
 
-def _raise_services_of_node(tx: Transaction, node: str) -> None:
-    """The node, or a check of it, shows in the health of every service on it."""
-    for name in sorted({fold(service.name) for service in services_of_node(tx, node)}):
-        _raise_service(tx, name)
+def _raise_instances(tx: Transaction, name: str) -> None:
+    _raise_service(tx, name)
+    tx.touch(instances_topic(name))
+
+
+def _names_on(tx: Transaction, node: str) -> list[str]:
+    """The services that the node, or a check of it, shows in."""
+    return sorted({fold(service.name) for service in services_of_node(tx, node)})
 
 
 # Checks.
@@ -494,7 +504,8 @@ def _checks_changed(tx: Transaction, check: Check) -> None:
     if check.service_name:
         tx.touch(service_checks_topic(check.service_name))
     if not check.service_id:
-        _raise_services_of_node(tx, check.node)
+        for name in _names_on(tx, check.node):
+            _raise_service(tx, name)
         return
     service = get_service(tx, check.node, check.service_id)
     _raise_service(tx, check.service_name if service is None else service.name)
@@ -704,7 +715,8 @@ class ListServices(Query, tag="catalog-services", frozen=True, kw_only=True):
 
 
 class ServiceNodes(Query, tag="catalog-service", frozen=True, kw_only=True):
-    """The instances of a service: `list[ServiceInstance]`.
+    """The instances of a service: `list[ServiceInstance]`. A check that changes raises the index
+    of the service, but there is nothing to see of it here, so nobody is woken for it.
 
     `tags` None does not look at tags; otherwise every one of them must be there. `connect` asks for
     the mesh proxies in front of the service instead.
@@ -736,7 +748,7 @@ class ServiceNodes(Query, tag="catalog-service", frozen=True, kw_only=True):
         return index, result
 
     def topics(self, reader: Reader) -> tuple[Topic, ...]:
-        return instance_topics(reader, self.name, connect=self.connect)
+        return instance_topics(reader, self.name, instances_topic, connect=self.connect)
 
 
 class NodeServices(Query, tag="catalog-node", frozen=True, kw_only=True):
@@ -795,11 +807,14 @@ def instances_index(
     return max_index(reader, *names)
 
 
-def instance_topics(reader: Reader, name: str, *, connect: bool) -> tuple[Topic, ...]:
+def instance_topics(
+    reader: Reader, name: str, topic: Callable[[str], Topic], *, connect: bool
+) -> tuple[Topic, ...]:
+    """What a read of a service depends on, `topic` of each name that its instances have."""
     if not connect:
-        return (service_topic(name),)
+        return (topic(name),)
     proxies = sorted({fold(each.name) for each in find_instances(reader, name, connect=True)})
-    return (connect_topic(name), *map(service_topic, proxies))
+    return (connect_topic(name), *map(topic, proxies))
 
 
 def has_meta(meta: dict[str, str] | None, wanted: dict[str, str]) -> bool:
