@@ -808,9 +808,9 @@ def instances_index(
 
 
 def instance_topics(
-    reader: Reader, name: str, topic: Callable[[str], Topic], *, connect: bool
+    reader: Reader, name: str, topic: Callable[[str], Topic] = service_topic, *, connect: bool
 ) -> tuple[Topic, ...]:
-    """What a read of a service depends on, `topic` of each name that its instances have."""
+    """What a read of a service depends on: `topic` of each name that its instances have."""
     if not connect:
         return (topic(name),)
     proxies = sorted({fold(each.name) for each in find_instances(reader, name, connect=True)})

@@ -159,7 +159,7 @@ class ServiceHealth(Query, tag="health-service", frozen=True, kw_only=True):
         return not self.passing_only or all(check.status == PASSING for check in each.checks)
 
     def topics(self, reader: Reader) -> tuple[Topic, ...]:
-        return instance_topics(reader, self.name, service_topic, connect=self.connect)
+        return instance_topics(reader, self.name, connect=self.connect)
 
 
 class AllHealth(Query, tag="health-all", frozen=True, kw_only=True):
