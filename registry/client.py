@@ -211,8 +211,8 @@ class Client:
             pairs.append(("dc", self.settings.datacenter))
         if namespace := self.settings.namespace or environment("NAMESPACE"):
             pairs.append(("ns", namespace))
-        if self.settings.stale:
-            pairs.append(("stale", ""))
+        if self.settings.stale and not (parameters or {}).get("consistent"):
+            pairs.append(("stale", ""))  # the two exclude each other
         if not pairs:
             return path
         pairs.sort(key=itemgetter(0))  # as in the messages that other clients give
@@ -288,7 +288,7 @@ def _parse_address(address: str) -> tuple[str, str]:
         return "http://unix", address.removeprefix("unix://")
     scheme, separator, _ = address.partition("://")
     if not separator:
-        scheme = "https" if environment("HTTP_SSL").lower() in ("1", "true") else "http"
+        scheme = "https" if environment("HTTP_SSL").lower() in ("1", "t", "true") else "http"
         address = f"{scheme}://{address}"
     elif scheme not in ("http", "https"):
         raise ConfigError(f"Unknown protocol scheme: {scheme}")
@@ -334,7 +334,7 @@ def _tls_context(settings: Settings) -> Any:
     ca_path = settings.ca_path or environment("CAPATH") or None
     try:
         context = ssl.create_default_context(cafile=ca_file, capath=ca_path)
-        if environment("HTTP_SSL_VERIFY").lower() in ("0", "false"):
+        if environment("HTTP_SSL_VERIFY").lower() in ("0", "f", "false"):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         certificate = settings.client_cert or environment("CLIENT_CERT")

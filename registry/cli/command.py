@@ -210,8 +210,9 @@ def read_file(path: str) -> bytes:
 
 
 def file_problem(path: str, problem: OSError) -> str:
-    """Why a file cannot be opened, in the words that scripts know."""
-    return f"open {path}: {(problem.strerror or str(problem)).lower()}"
+    """Why a file cannot be read, in the words that scripts know."""
+    verb = "read" if isinstance(problem, IsADirectoryError) else "open"
+    return f"{verb} {path}: {(problem.strerror or str(problem)).lower()}"
 
 
 def start_problem(words: Sequence[str], problem: OSError) -> str:

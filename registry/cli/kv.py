@@ -47,10 +47,10 @@ def _query(call: Invocation, key: str, parameters: dict[str, Any]) -> Response:
 def _only_key(call: Invocation, *, needed: bool) -> str:
     if len(call.arguments) > 1:
         raise CommandError(f"Too many arguments (expected 1, got {len(call.arguments)})")
-    key = call.arguments[0] if call.arguments else ""
+    key = call.arguments[0].removeprefix("/") if call.arguments else ""
     if not key and needed:
         raise CommandError(MISSING_KEY)
-    return key.removeprefix("/")
+    return key
 
 
 def get(call: Invocation) -> int:

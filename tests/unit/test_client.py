@@ -167,6 +167,7 @@ def test_addresses_from_the_environment(
         pytest.param({"a": "\udcff"}, {}, "/p?a=%FF", id="no-utf8"),
         pytest.param({}, {"datacenter": "dc2", "stale": True}, "/p?dc=dc2&stale=", id="settings"),
         pytest.param({}, {"namespace": "x"}, "/p?ns=x", id="namespace"),
+        pytest.param({"consistent": True}, {"stale": True}, "/p?consistent=", id="never-both"),
         pytest.param({"z": 1, "a": 2}, {"datacenter": "d"}, "/p?a=2&dc=d&z=1", id="by-name"),
     ],
 )

@@ -85,7 +85,12 @@ def test_put_flags(registry: Run, flags: str) -> None:
             id="put-namespace",
         ),
         pytest.param(["put", "/a", "b"], "Key must not begin with a '/': /a", id="put-slash"),
+        pytest.param(
+            ["put", "a", "@."], "Error! Failed to read file: read .: is a dir", id="put-directory"
+        ),
         pytest.param(["get"], "Error! Missing KEY argument", id="get-nothing"),
+        pytest.param(["get", "/"], "Error! Missing KEY argument", id="get-root"),
+        pytest.param(["delete", "/"], "Error! Missing KEY argument", id="delete-root"),
         pytest.param(["get", "k/none"], "Error! No key exists at: k/none", id="get-none"),
         pytest.param(["get", "/k/none"], "Error! No key exists at: k/none", id="get-slash"),
         pytest.param(

@@ -92,6 +92,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
             id="fails-and-says-so",
         ),
         pytest.param(["-n=3", "l", "echo in"], 0, "in\n", "", id="semaphore"),
+        pytest.param(["-stale", "l", "echo in"], 0, "in\n", "", id="stale-means-nothing"),
         pytest.param(
             ["-verbose", "l", "true"],
             0,
