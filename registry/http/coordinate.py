@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypedDict
 
+import msgspec
+
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -17,8 +19,8 @@ from registry.http.api import (
 from registry.http.errors import check
 from registry.http.operations import Operation, Parameter, Refusal
 from registry.http.options import DATACENTER, READ, argument, json_body, reads, shows
-from registry.http.params import datacenter, read_response
-from registry.http.reads import ask, plain
+from registry.http.params import read_response
+from registry.http.reads import ask, plain, require_home
 from registry.http.shapes import View, fields, many, number, object_schema, read_body, struct, text
 from registry.state.base import ReadOptions
 from registry.state.coordinates import (
@@ -104,7 +106,7 @@ _FIELDS = fields(
 )
 async def update(request: ApiRequest) -> ApiResponse:
     given = await read_body(request, _FIELDS, "CoordinateUpdateRequest")
-    datacenter(request)
+    require_home(request, request.query.get("dc") or given.get("datacenter", ""))
     coord = given.get("coord", Coordinate(vec=()))
     if len(coord.vec) != DIMENSIONS:
         raise HttpError(500, "incompatible coordinate")
@@ -142,7 +144,9 @@ async def nodes(request: ApiRequest) -> ApiResponse:
 async def node(request: ApiRequest) -> ApiResponse:
     query = GetCoordinates(node=plain(request.argument))
     meta = await ask(request, query)
-    shown = _shown(request, meta.value)
+    # The node is called what it was asked for by, in whatever letter case.
+    found = [msgspec.structs.replace(each, node=query.node) for each in meta.value]
+    shown = _shown(request, found)
     if not shown:
         raise HttpError(404, "", tuple(index_headers(meta)))
     return read_response(request, query, meta, shown)

@@ -7,6 +7,7 @@ know; `Request decode failed: ` before them is the handler's.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -417,6 +418,10 @@ def unsigned(value: Any, path: str) -> int:
 def number(value: Any, path: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _mismatch(value, path, "float64")
+    if not abs(value) <= sys.float_info.max:
+        raise BodyError(
+            f"json: cannot unmarshal number into Go struct field {path} of type float64"
+        )
     return float(value)
 
 

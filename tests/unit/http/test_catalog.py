@@ -269,6 +269,7 @@ async def test_coordinates(api: Handlers) -> None:
     assert await api.json("GET", "/v1/coordinate/nodes") == shown
     response = await api.request("GET", "/v1/coordinate/node/n1")
     assert b'"Vec":[0.5,0,0,0,0,0,0,0]' in response.body
+    assert await api.json("GET", "/v1/coordinate/node/N1") == [{**shown[0], "Node": "N1"}]
     assert await api.json("GET", "/v1/coordinate/nodes?segment=x") == []
     assert (await api.request("GET", "/v1/coordinate/node/n1?segment=x")).status == 404
     [area] = await api.json("GET", "/v1/coordinate/datacenters")
@@ -289,6 +290,22 @@ async def test_coordinates(api: Handlers) -> None:
 async def test_bad_coordinates(api: Handlers, body: Any, status: int, text: str) -> None:
     response = await api.request("PUT", "/v1/coordinate/update", json=body)
     assert (response.status, response.body.decode()) == (status, text)
+
+
+async def test_a_coordinate_beyond_all_bounds(api: Handlers) -> None:
+    for number in (b"1e400", b"1" + b"0" * 400):
+        body = b'{"Node":"n","Coord":{"Height":%b}}' % number
+        response = await api.request("PUT", "/v1/coordinate/update", body)
+        assert response.status == 400
+        assert response.body.startswith(b"Request decode failed: json: cannot unmarshal number")
+
+
+async def test_a_coordinate_is_set_where_its_body_or_the_query_says(api: Handlers) -> None:
+    body = {"Node": "n", "Datacenter": "nowhere", "Coord": {"Vec": [0] * 8}}
+    response = await api.request("PUT", "/v1/coordinate/update", json=body)
+    assert (response.status, response.body) == (500, b"No path to datacenter")
+    response = await api.request("PUT", "/v1/coordinate/update?dc=dc1", json=body)
+    assert response.status == 200
 
 
 # Mesh gateways.
@@ -321,7 +338,7 @@ async def test_ui_listings(api: Handlers) -> None:
             "Tags": ["v1"],
             "Nodes": ["n1"],
             "InstanceCount": 2,
-            "ChecksPassing": 1,
+            "ChecksPassing": 2,
             "ChecksWarning": 1,
             "ChecksCritical": 0,
             "ExternalSources": ["k8s"],
@@ -329,3 +346,5 @@ async def test_ui_listings(api: Handlers) -> None:
         }
     ]
     assert await api.json("GET", "/v1/internal/ui/services?filter=Service.ID==none") == []
+    [untagged] = await api.json("GET", "/v1/internal/ui/services?filter=Service.ID==s2")
+    assert (untagged["Tags"], untagged["ChecksPassing"]) == (None, 1)
