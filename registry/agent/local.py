@@ -634,8 +634,11 @@ class LocalState:
     def _put_service(self, service: ServiceDefinition, source: str) -> None:
         self._services[service.id] = LocalService(service, service, source, self._next_version())
         self.removed_services.discard(service.id)
-        for check in self.checks_of(service.id):
-            check.service_name, check.service_tags = service.name, service.tags
+        if source == FROM_FILE:
+            # A file tells of all checks; whoever registers only of those that come along, and
+            # the others go on showing what they were registered with.
+            for check in self.checks_of(service.id):
+                check.service_name, check.service_tags = service.name, service.tags
         self._unsynced_services[service.id] = None
         self._changed(("service", service.id))
 

@@ -46,7 +46,7 @@ class UiNodeView(View, frozen=True):
 class SummaryObject(TypedDict):
     Name: str
     Kind: NotRequired[str]
-    Tags: list[str]
+    Tags: list[str] | None
     Nodes: list[str]
     InstanceCount: int
     ProxyFor: NotRequired[list[str]]
@@ -152,9 +152,8 @@ def summaries(instances: Iterable[InstanceView]) -> list[dict[str, Any]]:
 
 
 def _summary(name: str, found: list[InstanceView], *, with_proxy: bool) -> dict[str, Any]:
-    # A node's own checks come once per instance on it, and are counted once.
-    checks = {(check.node, check.check_id): check.status for each in found for check in each.checks}
-    statuses = Counter(checks.values())
+    # A node's own checks come once per instance on it, and are counted as often.
+    statuses = Counter(check.status for each in found for check in each.checks)
     kind = next((each.service.kind for each in found if each.service.kind), "")
     sources = (_source(each) for each in found)
     destinations = (str(each.service.proxy.get("DestinationServiceName", "")) for each in found)
@@ -162,7 +161,7 @@ def _summary(name: str, found: list[InstanceView], *, with_proxy: bool) -> dict[
     shown: dict[str, Any] = {"Name": name}
     if kind:
         shown["Kind"] = kind
-    shown["Tags"] = sorted({tag for each in found for tag in each.service.tags or ()})
+    shown["Tags"] = sorted({tag for each in found for tag in each.service.tags or ()}) or None
     shown["Nodes"] = sorted({each.node.node for each in found})
     shown["InstanceCount"] = len(found)
     if proxy_for:

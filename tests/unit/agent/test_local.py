@@ -95,7 +95,14 @@ async def test_registering_again_keeps_state_and_other_checks(local: LocalState)
     assert state_of(local, "a") == ("passing", "fine")
     await local.add_service(service("web", ttl("c")))
     assert list(local.checks) == ["a", "b", "c"]
-    assert local.checks["a"].service_tags == ()
+    assert local.checks["a"].service_tags == ("v2",), "only checks that come along are changed"
+    assert local.checks["c"].service_tags == ()
+
+
+async def test_a_files_tags_show_in_its_checks(local: LocalState) -> None:
+    await local.start([service("web", ttl("a"), tags=("v1",))])
+    await local.apply_definitions([service("web", ttl("a"), tags=("v2",))], [])
+    assert local.checks["a"].service_tags == ("v2",)
 
 
 async def test_replacing_checks_keeps_maintenance(local: LocalState) -> None:
