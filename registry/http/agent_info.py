@@ -47,6 +47,7 @@ from registry.http.operations import (
 )
 from registry.http.options import argument, json_body, shows
 from registry.plugins.shown_settings import shown_unread
+from registry.state.quote import listed
 
 routes = Routes()
 
@@ -60,6 +61,9 @@ _SECRET = re.compile(
 _SHOWN_ANYWAY = frozenset({"enable_token_replication", "enable_token_persistence"})
 
 PROMETHEUS_TYPES = ("application/openmetrics-text", "text/plain; version=0.0.4")
+
+#: Between the reasons why a join failed, one for each address that the host has.
+_NEXT_REASON = re.compile("; (?=Failed to )")
 
 
 class MemberObject(TypedDict):
@@ -301,7 +305,10 @@ async def members(request: ApiRequest) -> ApiResponse:
                 "wan", "Join the pool of all datacenters.", {"type": "string", "enum": ["1"]}
             ),
         ),
-        refusals=(Refusal(500, "1 error occurred:\n\t* Failed to …"),),
+        refusals=(
+            Refusal(500, "1 error occurred:\n\t* Failed to …"),
+            Refusal(500, "… errors occurred:\n\t* Failed to …"),
+        ),
     ),
 )
 async def join(request: ApiRequest) -> ApiResponse:
@@ -310,10 +317,10 @@ async def join(request: ApiRequest) -> ApiResponse:
         await request.agent.membership.join(request.argument, wan=wan)
     except RegistryError as problem:
         host = request.argument.rpartition(":")[0] or request.argument
-        reason = str(problem)
-        if not reason.startswith(("Failed to join", "Failed to resolve")):
-            reason = f"Failed to join {host}: {reason}"
-        raise HttpError(500, f"1 error occurred:\n\t* {reason}\n\n") from problem
+        reasons = _NEXT_REASON.split(str(problem))
+        if not reasons[0].startswith(("Failed to join", "Failed to resolve")):
+            reasons = [f"Failed to join {host}: {problem}"]
+        raise HttpError(500, listed(reasons)) from problem
     return empty_response()
 
 

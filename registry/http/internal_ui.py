@@ -66,8 +66,8 @@ def _node(found: NodeOverview) -> UiNodeView:
         node.address,
         node.tagged_addresses,
         node.meta,
-        [service_view(service) for service in found.services],
-        [check_view(check) for check in found.checks],
+        [service_view(service, null_tags=True) for service in found.services],
+        [check_view(check, null_tags=True) for check in found.checks],
     )
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from registry.state.quote import quote
+from registry.state.quote import listed, quote
 
 PROXY_KIND: Final = "connect-proxy"
 GATEWAY_KINDS: Final = ("mesh-gateway", "terminating-gateway", "ingress-gateway")
@@ -40,12 +40,7 @@ def mesh_problem(kind: str, port: int, proxy: Settings | None, connect: Settings
         flaws = _gateway_flaws(kind, port, proxy or {}, connect or {})
     else:
         return ""
-    return _listed(flaws) if flaws else ""
-
-
-def _listed(flaws: list[str]) -> str:
-    head = "1 error" if len(flaws) == 1 else f"{len(flaws)} errors"
-    return f"{head} occurred:\n" + "".join(f"\t* {flaw}\n" for flaw in flaws) + "\n"
+    return listed(flaws) if flaws else ""
 
 
 def _proxy_flaws(port: int, proxy: Settings, connect: Settings) -> list[str]:

@@ -1,7 +1,8 @@
-"""Quoting of names in messages, the way the API's texts have it."""
+"""Quoting of names and listing of reasons in messages, the way the API's texts have them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 _ESCAPES: Final = {
@@ -22,6 +23,12 @@ def quote(text: str | bytes) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def listed(reasons: Sequence[str]) -> str:
+    """Several reasons, or one, as one text of several lines."""
+    head = "1 error" if len(reasons) == 1 else f"{len(reasons)} errors"
+    return f"{head} occurred:\n" + "".join(f"\t* {reason}\n" for reason in reasons) + "\n"
 
 
 def _escaped(char: str) -> str:

@@ -41,6 +41,8 @@ class OneMember:
     async def join(self, address: str, *, wan: bool = False) -> int:
         if " " in address:
             raise Unavailable(f"Failed to resolve {address}: no such host")
+        if address == "localhost":
+            raise Unavailable("Failed to join ::1: refused; Failed to join 127.0.0.1: refused")
         raise Unavailable(f"Failed to join {address}: connection refused")
 
     async def force_leave(self, node: str, *, prune: bool = False) -> None:

@@ -329,7 +329,10 @@ async def test_ui_listings(api: Handlers) -> None:
     await register(api, Service={"ID": "s2", "Service": "web", "Meta": {"external-source": "k8s"}})
     await register(api, Check={"Name": "own", "Status": "warning", "ServiceID": "s2"})
     [node] = await api.json("GET", "/v1/internal/ui/nodes")
-    assert [each["ID"] for each in node["Services"]] == ["s1", "s2"]
+    assert [(each["ID"], each["Tags"]) for each in node["Services"]] == [
+        ("s1", ["v1"]),
+        ("s2", None),
+    ]
     assert await api.json("GET", "/v1/internal/ui/node/n1") == node
     assert (await api.request("GET", "/v1/internal/ui/node/none")).status == 404
     assert await api.json("GET", "/v1/internal/ui/services") == [

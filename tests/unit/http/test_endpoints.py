@@ -139,6 +139,11 @@ async def test_joining_and_forcing_out_name_the_reason(client: httpx.AsyncClient
     assert answer.text.startswith("1 error occurred:\n\t* Failed to join 127.0.0.1")
     answer = await client.put("/v1/agent/join/no%20host")
     assert answer.text.startswith("1 error occurred:\n\t* Failed to resolve no host: ")
+    answer = await client.put("/v1/agent/join/localhost")
+    assert answer.text == (
+        "2 errors occurred:\n\t* Failed to join ::1: refused\n"
+        "\t* Failed to join 127.0.0.1: refused\n\n"
+    )
     answer = await client.put("/v1/agent/force-leave/x")
     assert (answer.status_code, answer.text) == (500, "agent: No node found with name 'x'")
 
