@@ -63,6 +63,14 @@ _NAME = argument("name", "The name of the entry.")
 _UNKNOWN_KIND = "invalid config entry kind: …"
 
 
+#: Why entries do not fit together.
+_MISFITS = (
+    "serviceName is required",
+    "discovery chain … uses …",
+    "detected circular …",
+    "service … …",
+    "cannot create a … config entry with name …, a … config entry with that name already exists",
+)
 #: How the flaws of entries begin.
 _FLAWS = (
     "Name is required",
@@ -81,6 +89,7 @@ _FLAWS = (
     "… (listener on port …)",
     "Host … …",
     "Service … …",
+    *_MISFITS,
 )
 
 
@@ -93,7 +102,6 @@ _FLAWS = (
         answers=shows(bool, "Whether it was written"),
         refusals=(
             Refusal(400, f"{_BAD_BODY}: …"),
-            Refusal(500, "serviceName is required"),
             *(Refusal(500, text) for text in _FLAWS),
         ),
     ),
@@ -109,9 +117,8 @@ async def put(request: ApiRequest) -> ApiResponse:
         name=_kept_as(entry.kind, entry.name),
         settings=entry.settings,
         cas_index=cas_index,
+        must_fit=True,
     )
-    if not command.name:
-        raise HttpError(500, "serviceName is required")
     return json_response(check(await request.agent.write(command)))
 
 
@@ -205,7 +212,7 @@ async def _list(request: ApiRequest, kind: str) -> ApiResponse:
         path=(_KIND, "/", _NAME),
         parameters=(DATACENTER,),
         answers=shows(dict[str, str]),
-        refusals=(Refusal(400, _UNKNOWN_KIND),),
+        refusals=(Refusal(400, _UNKNOWN_KIND), *(Refusal(500, text) for text in _MISFITS)),
     ),
 )
 async def delete(request: ApiRequest) -> ApiResponse:
@@ -214,6 +221,6 @@ async def delete(request: ApiRequest) -> ApiResponse:
         raise HttpError(404, "Must provide both a kind and name to delete")
     _require_kind(kind, 400)
     _enter(request)
-    command = DeleteConfigEntry(kind=kind, name=_kept_as(kind, name))
+    command = DeleteConfigEntry(kind=kind, name=_kept_as(kind, name), must_fit=True)
     check(await request.agent.write(command))
     return json_response({})

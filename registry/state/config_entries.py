@@ -1,6 +1,7 @@
 """Configuration entries: mesh settings that are kept, listed and shown back, by kind and name.
 
-What they say is not acted upon here, but for which gateways stand in front of which services.
+What they say is not acted upon here, but for which gateways stand in front of which services. Only
+such as fit together are kept.
 """
 
 from __future__ import annotations
@@ -10,8 +11,19 @@ from typing import Any
 
 import msgspec
 
-from registry.state.base import Command, Query, Transaction, max_index
+from registry.state.base import Command, Query, Refused, Transaction, max_index
 from registry.state.catalog_records import fold
+from registry.state.discovery_chain import (
+    ChainError,
+    Lookup,
+    Settings,
+    parts_of,
+    protocol_of,
+    related_services,
+    require_chain,
+    text_of,
+)
+from registry.state.quote import quote
 from registry.state.tables import Table
 from registry.state.topics import Topic, table_topic
 from registry.storage.store import Reader
@@ -41,18 +53,25 @@ def entry_topic(kind: str, name: str) -> Topic:
 
 class SetConfigEntry(Command, tag="config-set", frozen=True, kw_only=True):
     """Create or replace an entry; True, or False when `cas_index` is not its ModifyIndex (0: when
-    there is one already). None sets it whatever is there."""
+    there is one already). None sets it whatever is there.
+
+    `Refused` if it does not fit to the others, where `must_fit`: commands from before there was
+    such a check keep their meaning.
+    """
 
     kind: str
     name: str
     settings: dict[str, Any]
     cas_index: int | None = None
+    must_fit: bool = False
 
-    def apply(self, tx: Transaction) -> bool:
+    def apply(self, tx: Transaction) -> bool | Refused:
         existing = ENTRIES.get(tx, self.kind, fold(self.name))
         current = 0 if existing is None else existing.modify_index
         if self.cas_index is not None and self.cas_index != current:
             return False
+        if self.must_fit and (flaw := _misfit(tx, self.kind, self.name, self.settings)):
+            return Refused(flaw)
         entry = ConfigEntry(
             kind=self.kind,
             name=self.name,
@@ -66,16 +85,83 @@ class SetConfigEntry(Command, tag="config-set", frozen=True, kw_only=True):
 
 
 class DeleteConfigEntry(Command, tag="config-delete", frozen=True, kw_only=True):
-    """Remove an entry; True, also when there is none."""
+    """Remove an entry; True, also when there is none. `Refused` if the others do not fit together
+    without it, where `must_fit`, as in `SetConfigEntry`."""
 
     kind: str
     name: str
+    must_fit: bool = False
 
-    def apply(self, tx: Transaction) -> bool:
-        if ENTRIES.get(tx, self.kind, fold(self.name)) is not None:
-            ENTRIES.delete(tx, self.kind, fold(self.name))
-            _changed(tx, self.kind, self.name)
+    def apply(self, tx: Transaction) -> bool | Refused:
+        if ENTRIES.get(tx, self.kind, fold(self.name)) is None:
+            return True
+        if self.must_fit and (flaw := _misfit(tx, self.kind, self.name, None)):
+            return Refused(flaw)
+        ENTRIES.delete(tx, self.kind, fold(self.name))
+        _changed(tx, self.kind, self.name)
         return True
+
+
+_CHAIN_KINDS = ("service-router", "service-splitter", "service-resolver")
+_OTHER_GATEWAY = {
+    "ingress-gateway": "terminating-gateway",
+    "terminating-gateway": "ingress-gateway",
+}
+
+
+def _misfit(reader: Reader, kind: str, name: str, settings: Settings | None) -> str:
+    """Why the entries would not fit together with this one, or without it (None); "" if they do."""
+
+    def lookup(wanted_kind: str, wanted_name: str) -> Settings | None:
+        if (wanted_kind, fold(wanted_name)) == (kind, fold(name)):
+            return settings
+        found = ENTRIES.get(reader, wanted_kind, fold(wanted_name))
+        return None if found is None else found.settings
+
+    try:
+        if kind in _OTHER_GATEWAY:
+            _require_own_gateway(lookup, kind, name)
+        if kind == "ingress-gateway":
+            _require_listeners_protocols(lookup, settings or {})
+        for service in _affected(reader, kind, name):
+            require_chain(lookup, service)
+    except ChainError as problem:
+        return str(problem)
+    return ""
+
+
+def _require_own_gateway(lookup: Lookup, kind: str, name: str) -> None:
+    other = _OTHER_GATEWAY[kind]
+    if lookup(other, name) is not None:
+        raise ChainError(
+            f"cannot create a {quote(kind)} config entry with name {quote(name)}, "
+            f"a {quote(other)} config entry with that name already exists"
+        )
+
+
+def _require_listeners_protocols(lookup: Lookup, settings: Settings) -> None:
+    for listener in parts_of(settings, "Listeners"):
+        wanted = text_of(listener, "Protocol")
+        for name in (text_of(service, "Name") for service in parts_of(listener, "Services")):
+            spoken = protocol_of(lookup, name)
+            if name != "*" and spoken != wanted:
+                raise ChainError(
+                    f"service {quote(name)} has protocol {quote(spoken)}, "
+                    f"which does not match defined listener protocol {quote(wanted)}"
+                )
+
+
+def _affected(reader: Reader, kind: str, name: str) -> list[str]:
+    """The services whose chains an entry may be part of: its own, and those that lead to it; for
+    the defaults of all proxies any that has a chain."""
+    is_global = kind == "proxy-defaults"
+    others = {
+        entry.name
+        for each in _CHAIN_KINDS
+        for entry in ENTRIES.scan(reader, each)
+        if is_global or fold(name) in map(fold, related_services(each, entry.name, entry.settings))
+    }
+    return sorted(others) if is_global else [name, *sorted(others - {name})]
 
 
 def _changed(tx: Transaction, kind: str, name: str) -> None:
@@ -152,7 +238,7 @@ def services_of_gateway(reader: Reader, gateway: str) -> Iterator[GatewayService
 
 
 def _terminating(entry: ConfigEntry) -> Iterator[GatewayService]:
-    for service in _objects(entry.settings.get("Services")):
+    for service in parts_of(entry.settings, "Services"):
         yield GatewayService(
             gateway=entry.name,
             service=str(service.get("Name", "")),
@@ -165,9 +251,9 @@ def _terminating(entry: ConfigEntry) -> Iterator[GatewayService]:
 
 
 def _ingress(entry: ConfigEntry) -> Iterator[GatewayService]:
-    for listener in _objects(entry.settings.get("Listeners")):
+    for listener in parts_of(entry.settings, "Listeners"):
         port = listener.get("Port", 0)
-        for service in _objects(listener.get("Services")):
+        for service in parts_of(listener, "Services"):
             hosts = service.get("Hosts")
             yield GatewayService(
                 gateway=entry.name,
@@ -177,8 +263,3 @@ def _ingress(entry: ConfigEntry) -> Iterator[GatewayService]:
                 protocol=str(listener.get("Protocol", "")),
                 hosts=tuple(map(str, hosts)) if isinstance(hosts, list) else (),
             )
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    """The objects in what should be a list of them."""
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -149,6 +149,10 @@ EMPTY: dict[str, Any] = {"MeshGateway": {}, "Expose": {}}
 async def test_what_a_body_becomes(
     api: Handlers, kind: str, given: dict[str, Any], shown: dict[str, Any]
 ) -> None:
+    if kind in ("service-router", "service-splitter"):
+        for name in ("web", "other"):
+            await put(api, "service-defaults", name, Protocol="http")
+        await put(api, "service-resolver", Subsets={"a": {}})
     assert await kept(api, kind, **given) == shown
 
 
@@ -253,6 +257,20 @@ async def test_entries_are_checked(api: Handlers) -> None:
     assert await put(api, "service-splitter") == (500, "no splits configured")
     assert await put(api, "service-defaults", "") == (500, "serviceName is required")
     assert await put(api, "service-router", "") == (500, "Name is required")
+
+
+async def test_entries_have_to_fit_together(api: Handlers) -> None:
+    refused = (
+        'discovery chain "web" uses a protocol "tcp" '
+        "that does not permit advanced routing or splitting behavior"
+    )
+    assert await put(api, "service-router") == (500, refused)
+    await put(api, "service-defaults", Protocol="http")
+    assert await put(api, "service-router") == (200, "true")
+    response = await api.request("DELETE", "/v1/config/service-defaults/web")
+    assert (response.status, response.body.decode()) == (500, refused)
+    assert await api.json("DELETE", "/v1/config/service-router/web") == {}
+    assert await api.json("DELETE", "/v1/config/service-defaults/web") == {}
 
 
 async def test_the_defaults_of_proxies_have_one_name(api: Handlers) -> None:
