@@ -39,7 +39,10 @@ CACHEABLE = {
     "/v1/catalog/datacenters": "",
     "/v1/catalog/services": "",
     "/v1/catalog/service/": "",
+    "/v1/catalog/connect/": "",
     "/v1/health/service/": "",
+    "/v1/health/connect/": "",
+    "/v1/health/ingress/": "",
     "/v1/query/": "/execute",
 }
 

@@ -400,7 +400,8 @@ class GetQuery(Query, tag="query-get", frozen=True, kw_only=True):
 
 
 class ExplainQuery(Query, tag="query-explain", frozen=True, kw_only=True):
-    """The query that a name or id leads to, filled in: `PreparedQuery | None | Refused`."""
+    """The query that a name or id leads to, filled in: `PreparedQuery | None | Refused`. There is
+    no index to wait on, as in `ExecuteQuery`."""
 
     tells_consistency: ClassVar[bool] = True
 
@@ -408,7 +409,7 @@ class ExplainQuery(Query, tag="query-explain", frozen=True, kw_only=True):
     segment: str = ""
 
     def run(self, reader: Reader) -> tuple[int, PreparedQuery | Refused | None]:
-        return max_index(reader, _INDEX), resolve(reader, self.name, self.segment)
+        return 0, resolve(reader, self.name, self.segment)
 
     def topics(self, reader: Reader) -> tuple[Topic, ...]:
         return (table_topic("queries"),)

@@ -165,9 +165,13 @@ async def test_bytes_that_are_no_text_find_nothing(api: Handlers, path: str) -> 
     assert b"internal error" not in response.body
 
 
-async def test_cached_reads_say_so(api: Handlers) -> None:
+@pytest.mark.parametrize(
+    "path",
+    ["health/service", "health/connect", "health/ingress", "catalog/service", "catalog/connect"],
+)
+async def test_cached_reads_say_so(api: Handlers, path: str) -> None:
     for expected in ("MISS", "HIT"):
-        response = await api.request("GET", "/v1/health/service/web?cached")
+        response = await api.request("GET", f"/v1/{path}/web?cached")
         assert header(response, "X-Cache") == expected
 
 

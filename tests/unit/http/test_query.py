@@ -225,6 +225,16 @@ async def test_a_change_without_a_body_is_one_to_nothing(api: Handlers) -> None:
         assert (response.status, response.body.decode()) == (500, text)
 
 
+async def test_there_is_no_index_to_wait_on(api: Handlers) -> None:
+    await create(api)
+    for path in ("execute", "explain"):
+        response = await api.request("GET", f"/v1/query/q/{path}")
+        assert header(response, "X-Consul-Index") == "1"
+    await create(api, Name="other")
+    response = await api.request("GET", "/v1/query/q/explain")
+    assert header(response, "X-Consul-Index") == "1"
+
+
 async def test_refusals_tell_no_consistency(api: Handlers) -> None:
     for path in ("none/execute", "not-an-id"):
         response = await api.request("GET", f"/v1/query/{path}")
