@@ -318,9 +318,10 @@ async def get(request: ApiRequest) -> ApiResponse:
     if request.path.endswith(_EXPLAIN):
         return await _explain(request, asked.removesuffix(_EXPLAIN))
     query = GetQuery(id=asked)
+    if "index" in request.query:  # nobody waits for what is not there
+        _found(request, await ask(request, query, at_once=True))
     meta = await ask(request, query)
-    found = _found(request, meta)
-    return read_response(request, query, meta, [query_view(found)])
+    return read_response(request, query, meta, [query_view(_found(request, meta))])
 
 
 async def _require_known(request: ApiRequest, query_id: str) -> None:

@@ -39,8 +39,11 @@ def _refused_read(status: int, text: str, headers: tuple[tuple[str, str], ...] =
     return HttpError(status, text, (*headers, *index_headers(nothing)))
 
 
-async def ask(request: ApiRequest, query: Query) -> ReadResult:
+async def ask(request: ApiRequest, query: Query, *, at_once: bool = False) -> ReadResult:
+    """What the request asks; `at_once` whatever index it has seen already."""
     options = options_of(request)  # first: `?cached` has the request go through the cache
+    if at_once:
+        options = msgspec.structs.replace(options, min_index=0, wait_ms=0)
     return await _read(request, query, options)
 
 

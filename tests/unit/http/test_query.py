@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -223,6 +224,15 @@ async def test_a_change_without_a_body_is_one_to_nothing(api: Handlers) -> None:
     ):
         response = await api.request("PUT", f"/v1/query/{query_id}")
         assert (response.status, response.body.decode()) == (500, text)
+
+
+@pytest.mark.parametrize(("query_id", "status"), [(UNKNOWN, 404), ("not-an-id", 500)])
+async def test_nobody_waits_for_what_is_not_there(
+    api: Handlers, query_id: str, status: int
+) -> None:
+    path = f"/v1/query/{query_id}?index=1000&wait=10m"
+    response = await asyncio.wait_for(api.request("GET", path), 5)
+    assert response.status == status
 
 
 async def test_there_is_no_index_to_wait_on(api: Handlers) -> None:
