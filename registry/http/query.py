@@ -37,15 +37,19 @@ from registry.http.params import CONSISTENCY_NAMES, datacenter, read_response
 from registry.http.reads import NEAR_AGENT, ask, options_of, plain
 from registry.http.session import CreatedObject
 from registry.http.shapes import (
+    CheckView,
     Field,
-    InstanceView,
+    NodeServiceView,
+    NodeView,
     View,
+    check_view,
     fields,
     flag,
-    instance_view,
     integer,
+    node_view,
     object_schema,
     read_body,
+    service_view,
     struct,
     text,
     text_map,
@@ -53,6 +57,7 @@ from registry.http.shapes import (
     unsigned,
 )
 from registry.state.base import ReadOptions, ReadResult, Refused
+from registry.state.health import InstanceHealth
 from registry.state.prepared import (
     CreateQuery,
     DeleteQuery,
@@ -149,9 +154,17 @@ class QueryView(View, frozen=True):
     modify_index: int
 
 
+class FoundView(View, frozen=True):
+    """An instance as it is kept: unlike listings, with null for tags and checks that are not."""
+
+    node: NodeView
+    service: NodeServiceView
+    checks: list[CheckView] | None
+
+
 class ExecutionView(View, frozen=True):
     service: str
-    nodes: list[InstanceView]
+    nodes: list[FoundView]
     dns: DnsView = msgspec.field(name="DNS")
     datacenter: str
     failovers: int
@@ -191,6 +204,14 @@ def query_view(query: PreparedQuery) -> QueryView:
         DnsView(query.dns_ttl),
         query.create_index,
         query.modify_index,
+    )
+
+
+def _found_view(found: InstanceHealth) -> FoundView:
+    return FoundView(
+        node_view(found.node),
+        service_view(found.service, null_tags=True),
+        [check_view(check, null_tags=True) for check in found.checks] or None,
     )
 
 
@@ -435,7 +456,7 @@ async def _execute(request: ApiRequest, name: str) -> ApiResponse:
         random.shuffle(instances)
     result = ExecutionView(
         execution.query.service.service,
-        [instance_view(each) for each in instances[: limit or None]],
+        [_found_view(each) for each in instances[: limit or None]],
         DnsView(execution.query.dns_ttl),
         ran.datacenter,
         ran.failovers,

@@ -136,6 +136,20 @@ async def test_running_with_a_limit(api: Handlers, limit: str, count: int) -> No
     assert (result["Datacenter"], result["ConsistencyLevel"]) == ("dc1", "leader")
 
 
+async def test_instances_are_shown_as_they_are_kept(api: Handlers) -> None:
+    await create(api)
+    bare = {"Node": "a", "Address": "10.0.0.1", "Service": {"Service": "web"}}
+    await api.json("PUT", "/v1/catalog/register", json=bare)
+    [found] = (await api.json("GET", "/v1/query/q/execute"))["Nodes"]
+    assert (found["Service"]["Tags"], found["Checks"]) == (None, None)
+    check = {"Name": "c", "Status": "passing"}
+    full = {**bare, "Service": {"Service": "web", "Tags": []}, "Check": check}
+    await api.json("PUT", "/v1/catalog/register", json=full)
+    [found] = (await api.json("GET", "/v1/query/q/execute"))["Nodes"]
+    assert found["Service"]["Tags"] == []
+    assert [check["ServiceTags"] for check in found["Checks"]] == [None]
+
+
 async def test_instances_come_in_any_order_unless_sorted(api: Handlers) -> None:
     await three_instances(api)
     await create(api)
