@@ -103,6 +103,8 @@ def reason_of(problem: BaseException) -> str:
                 return f"dial tcp {address}: connect: {text}"
             return f"{address}: {text}"
         cause = cause.__cause__ or cause.__context__
+    if isinstance(problem, httpx.TooManyRedirects):
+        return f"stopped after {REDIRECTS_MAX} redirects"
     if isinstance(problem, httpx.RemoteProtocolError) and "without sending" in str(problem):
         return "EOF"
     return str(problem) or type(problem).__name__

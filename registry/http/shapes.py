@@ -395,6 +395,8 @@ def _mismatch(value: Any, path: str, wanted: str) -> BodyError:
 
 @reader(type="string")
 def text(value: Any, path: str) -> str:
+    if value is None:
+        return ""  # in a list or a map, that is: fields that are null are not there
     if not isinstance(value, str):
         raise _mismatch(value, path, "string")
     return value

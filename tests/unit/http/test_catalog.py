@@ -117,6 +117,14 @@ async def test_bad_registrations(api: Handlers, body: bytes, status: int, text: 
     assert await api.json("GET", "/v1/catalog/nodes") == []
 
 
+async def test_nulls_in_lists_and_maps_are_empty_texts(api: Handlers) -> None:
+    body = b"""{"Node": "n1", "Address": "10.0.0.1", "NodeMeta": {"a": null},
+                "Service": {"Service": "web", "Tags": ["x", null]}}"""
+    assert (await api.request("PUT", REGISTER, body)).body == b"true"
+    [found] = await api.json("GET", "/v1/catalog/service/web")
+    assert (found["NodeMeta"], found["ServiceTags"]) == ({"a": ""}, ["x", ""])
+
+
 async def test_deregistering(api: Handlers) -> None:
     await register(api, Service=WEB)
     assert await api.json("PUT", DEREGISTER, json={"Node": "n1", "ServiceID": "s1"}) is True
