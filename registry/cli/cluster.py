@@ -11,6 +11,7 @@ from registry.cli.command import (
     CommandError,
     Invocation,
     UsageError,
+    ended_by_signals,
     say,
     table,
     warn,
@@ -159,10 +160,11 @@ def monitor(call: Invocation) -> int:
     parameters = {"loglevel": call["log-level"], "logjson": "true" if call["log-json"] else None}
     started = False
     try:
-        for chunk in call.client.stream("/v1/agent/monitor", parameters):
-            started = True
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        with ended_by_signals():
+            for chunk in call.client.stream("/v1/agent/monitor", parameters):
+                started = True
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
     except KeyboardInterrupt:
         return 0
     except RegistryError as problem:

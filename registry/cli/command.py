@@ -7,7 +7,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -213,6 +214,16 @@ def file_problem(path: str, problem: OSError) -> str:
     """Why a file cannot be read, in the words that scripts know."""
     verb = "read" if isinstance(problem, IsADirectoryError) else "open"
     return f"{verb} {path}: {(problem.strerror or str(problem)).lower()}"
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM is an interrupt as SIGINT is."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def start_problem(words: Sequence[str], problem: OSError) -> str:

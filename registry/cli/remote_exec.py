@@ -23,6 +23,7 @@ from registry.cli.command import (
     Invocation,
     UsageError,
     duration,
+    ended_by_signals,
     say,
     say_now,
     say_outline,
@@ -43,7 +44,7 @@ def exec_(call: Invocation) -> int:
     filters = checked_filters(call)
     started = time.monotonic()
     try:
-        with _session(call) as session_id:
+        with ended_by_signals(), _session(call) as session_id:
             prefix = f"{call['prefix']}/{session_id}"
             _explain(call, f"Created remote execution session: {session_id}")
             path = key_path("/v1/kv", f"{prefix}/job")
@@ -63,6 +64,8 @@ def exec_(call: Invocation) -> int:
                     call.client.delete(key_path("/v1/kv", prefix + "/"), {"recurse": True})
     except RegistryError as problem:
         raise CommandError(f"Failed to run the command: {problem}") from problem
+    except KeyboardInterrupt:
+        return 1  # nodes go on with what they have begun
     say(f"{results.exited} / {results.acked} node(s) completed / acknowledged")
     _explain(call, f"Completed in {time.monotonic() - started:.2f} seconds")
     return 2 if results.failed or results.exited < results.acked else 0

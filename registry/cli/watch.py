@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from typing import Any
@@ -14,6 +13,7 @@ from registry.cli.command import (
     Invocation,
     UsageError,
     end_of_program,
+    ended_by_signals,
     say,
     start_problem,
     warn,
@@ -56,7 +56,8 @@ def watch(call: Invocation) -> int:
     try:
         if not call.arguments:
             return _print_once(call, kind, path, parameters)
-        return _run_on_change(call, kind, path, parameters)
+        with ended_by_signals():
+            return _run_on_change(call, kind, path, parameters)
     except KeyboardInterrupt:
         return 0
 
@@ -92,7 +93,6 @@ def _print_once(call: Invocation, kind: str, path: str, parameters: dict[str, An
 
 
 def _run_on_change(call: Invocation, kind: str, path: str, parameters: dict[str, Any]) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     index, failures, last = 0, 0, None
     while True:
         try:

@@ -121,7 +121,8 @@ def test_reload(registry: Run, agent: AgentProcess) -> None:
     assert done.out.startswith("Configuration reload triggered\n")
 
 
-def test_monitor(agent: AgentProcess, registry: Run) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_monitor(agent: AgentProcess, registry: Run, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "registry", "monitor", "-log-level=debug"]
     environment = {**os.environ, "REGISTRY_HTTP_ADDR": f"127.0.0.1:{agent.ports['http']}"}
     with subprocess.Popen(
@@ -135,7 +136,7 @@ def test_monitor(agent: AgentProcess, registry: Run) -> None:
             return bool(process.stdout and process.stdout.read())
 
         wait_until(a_line_came, "a line of the log")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, b"")
     done = registry("monitor", "-log-level=nonsense")
@@ -436,6 +437,21 @@ def test_exec_says_what_happens(registry: Run) -> None:
     assert len(lines) == len(shapes)
     for shape, line in zip(shapes, lines, strict=True):
         assert re.fullmatch(shape, line)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_exec_and_its_session(agent: AgentProcess, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "registry", "exec", "-service=^none$", "-wait=60s", "true"]
+    environment = {**os.environ, "REGISTRY_HTTP_ADDR": f"127.0.0.1:{agent.ports['http']}"}
+    jobs = agent.client.kv_list
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        wait_until(lambda: bool(jobs("_rexec/")), "the job")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (1, b"", b"")
+    assert jobs("_rexec/") == []
 
 
 def test_exec_finds_nobody(registry: Run) -> None:
