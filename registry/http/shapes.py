@@ -286,8 +286,9 @@ def proxy_view(proxy: Mapping[str, Any] | None, *, local: bool = False) -> dict[
         table = _LOCAL_UPSTREAM_FIELDS if local else _UPSTREAM_FIELDS
         shown["Upstreams"] = [_filled(each, table) for each in upstreams]
     shown["MeshGateway"] = given.get("MeshGateway") or {}
+    exposed = given.get("Expose") or {}
     shown["Expose"] = expose = {
-        name: value for name, value in (given.get("Expose") or {}).items() if value
+        name: exposed[name] for name in ("Checks", "Paths") if exposed.get(name)
     }
     if paths := expose.get("Paths"):
         table = _LOCAL_EXPOSED_PATH_FIELDS if local else _EXPOSED_PATH_FIELDS

@@ -52,6 +52,7 @@ class HttpRunner:
                 headers=self._headers(),
                 content=self._definition.body.encode() or None,
             )
+            request.method = self._method  # as written: httpx has it in capitals
             response = await client.send(request, stream=True)
             try:
                 async for chunk in response.aiter_bytes():

@@ -66,7 +66,7 @@ async def test_shape_of_a_service(api: httpx.AsyncClient) -> None:
         "Proxy": {
             "DestinationServiceName": "db",
             "Upstreams": [{"DestinationName": "mq", "LocalBindPort": 2}],
-            "Expose": {"Paths": [{"Path": "/", "ListenerPort": 3}]},
+            "Expose": {"Port": 9, "Paths": [{"Path": "/", "ListenerPort": 3}]},
         },
     }
     assert await put(api, "/agent/service/register", body) == OK

@@ -137,6 +137,11 @@ async def test_http_sends_method_headers_and_body(clients: HttpClients, target: 
     assert headers["user-agent"] == ["me"]
 
 
+async def test_http_sends_the_method_as_written(clients: HttpClients, target: Target) -> None:
+    await http_runner(clients, f"http://{target.address}/ok", method="probe").run()
+    assert target.requests[0][0] == "probe /ok HTTP/1.1"
+
+
 async def test_http_default_headers(clients: HttpClients, target: Target) -> None:
     await http_runner(clients, f"http://{target.address}/ok").run()
     headers = target.requests[0][1]
