@@ -357,7 +357,7 @@ def catalog_service(service: LocalService) -> Service:
         id=given.id,
         name=given.name,
         kind=given.kind,
-        tags=given.tags,
+        tags=given.tags or None,
         address=given.address,
         tagged_addresses={
             name: ServiceAddress(each.address, each.port)
@@ -383,7 +383,7 @@ def catalog_check(check: LocalCheck, node: str) -> Check:
         output=check.output,
         service_id=check.service_id,
         service_name=check.service_name,
-        service_tags=check.service_tags,
+        service_tags=check.service_tags or None,
         type=check.type_name,
     )
 

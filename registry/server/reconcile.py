@@ -188,7 +188,6 @@ def _server_service(member: PoolMember, server: ServerMember) -> Service:
         id=SERVER_SERVICE,
         name=SERVER_SERVICE,
         port=server.port,
-        tags=(),
         meta={
             "raft_version": str(server.raft_version),
             "serf_protocol_current": str(member.protocol_current),

@@ -129,6 +129,15 @@ async def test_everything_of_a_service_reaches_the_catalog(
     assert (await catalog.node()).meta == FACTS.meta
 
 
+async def test_tags_that_were_never_given_are_none_in_the_catalog(
+    local: LocalState, sync: AntiEntropy, catalog: Catalog
+) -> None:
+    await local.add_service(service("web", ttl("c")))
+    await local.flush()
+    found, check = (await catalog.services())["web"], (await catalog.checks())["c"]
+    assert (found.tags, check.service_tags) == (None, None)
+
+
 async def test_a_sync_writes_what_changed_and_nothing_else(
     local: LocalState, sync: AntiEntropy, catalog: Catalog
 ) -> None:

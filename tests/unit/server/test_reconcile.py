@@ -124,7 +124,7 @@ async def test_a_live_server_becomes_a_node_a_service_and_a_learner(cluster: Clu
     await reconciler.handle(member)
     service = get_service(cluster.backend.machine.reader, "b", "consul")
     assert service is not None
-    assert (service.name, service.port) == ("consul", 8300)
+    assert (service.name, service.port, service.tags) == ("consul", 8300, None)
     assert cluster.configuration.servers[1] == server("b", 2, Role.LEARNER)
     assert added == [True]
 
