@@ -230,6 +230,8 @@ async def set_autopilot(request: ApiRequest) -> ApiResponse:
         raise _autopilot_error(str(problem)) from problem
     cas_index = _cas_index(request)
     datacenter(request)
+    if cas_index == 0:  # of no settings: clients know them as set from the beginning
+        return json_response(False)
     result = check(await request.agent.write(SetAutopilot(settings=settings, cas_index=cas_index)))
     return json_response(result)
 

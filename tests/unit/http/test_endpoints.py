@@ -322,7 +322,9 @@ async def test_autopilot_settings_of_null_are_those_of_an_empty_object(
 async def test_autopilot_settings_can_be_set_if_unchanged(client: httpx.AsyncClient) -> None:
     path = "/v1/operator/autopilot/configuration"
     assert (await client.put(f"{path}?cas=7", json={})).json() is False
-    assert (await client.put(f"{path}?cas=0", json={"MinQuorum": 3})).json() is True
+    assert (await client.put(f"{path}?cas=0", json={"MinQuorum": 3})).json() is False
+    shown = (await client.get(path)).json()["ModifyIndex"]
+    assert (await client.put(f"{path}?cas={shown}", json={"MinQuorum": 3})).json() is True
     index = (await client.get(path)).json()["ModifyIndex"]
     assert (await client.put(f"{path}?cas={index}", json={"MinQuorum": 5})).json() is True
     assert (await client.put(f"{path}?cas={index}", json={"MinQuorum": 7})).json() is False
