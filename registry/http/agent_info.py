@@ -211,6 +211,10 @@ _INITIALS = frozenset(
 )
 
 
+#: Names of machines as this API spells them.
+_GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
 def statistics(agent: AgentFacade) -> dict[str, dict[str, str]]:
     """The blocks of `registry info`; every value is text."""
     blocks = {
@@ -218,7 +222,7 @@ def statistics(agent: AgentFacade) -> dict[str, dict[str, str]]:
         "build": {"prerelease": "", "revision": "", "version": COMPATIBLE_VERSION},
         "consul": {"server": str(agent.config.server).lower()},
         "runtime": {
-            "arch": platform.machine(),
+            "arch": _GO_ARCHITECTURES.get(platform.machine(), platform.machine()),
             "cpu_count": str(os.cpu_count() or 1),
             "goroutines": str(_task_count()),
             "max_procs": str(os.cpu_count() or 1),

@@ -75,10 +75,35 @@ def test_no_member_fits(registry: Run) -> None:
     assert "Failed to compile status regexp" in registry("members", "-status=(").err
 
 
+#: Block of `info` -> what scripts read in it.
+STATISTICS = {
+    "agent": "check_monitors check_ttls checks services",
+    "build": "prerelease revision version",
+    "consul": "acl bootstrap known_datacenters leader leader_addr server",
+    "raft": "applied_index commit_index fsm_pending last_contact last_log_index last_log_term "
+    "last_snapshot_index last_snapshot_term latest_configuration latest_configuration_index "
+    "num_peers protocol_version protocol_version_max protocol_version_min snapshot_version_max "
+    "snapshot_version_min state term",
+    "runtime": "arch cpu_count goroutines max_procs os version",
+    "serf_lan": "coordinate_resets encrypted event_queue event_time failed health_score "
+    "intent_queue left member_time members query_queue query_time",
+}
+
+
 def test_info(registry: Run) -> None:
     done = registry("info")
     assert done.status == 0
-    assert "agent:\n\t" in done.out
+    names: dict[str, list[str]] = {}
+    for line in done.out.splitlines():
+        if not line.startswith("\t"):
+            block = names.setdefault(line.removesuffix(":"), [])
+        else:
+            block.append(line.strip().split(" =")[0])
+    assert list(names) == [*STATISTICS, "serf_wan"]
+    for shown, wanted in STATISTICS.items():
+        assert names[shown] == sorted(names[shown])
+        assert set(wanted.split()) <= set(names[shown])
+    assert "\tarch = x86_64\n" not in done.out
 
 
 def test_join(registry: Run, agent: AgentProcess) -> None:
