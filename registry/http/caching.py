@@ -46,11 +46,19 @@ CACHEABLE = {
     "/v1/query/": "/execute",
 }
 
-#: Those of them whose answers a background refresh keeps up to date.
-REFRESHED = frozenset({"/v1/catalog/services", "/v1/catalog/service/", "/v1/health/service/"})
+#: Those of them whose answers are kept as the filter leaves them: the instances of a service.
+FILTERED = frozenset(
+    {
+        "/v1/catalog/service/",
+        "/v1/catalog/connect/",
+        "/v1/health/service/",
+        "/v1/health/connect/",
+        "/v1/health/ingress/",
+    }
+)
 
-#: Those whose answers are kept as the filter leaves them.
-FILTERED = frozenset({"/v1/catalog/service/", "/v1/health/service/"})
+#: Those whose answers a background refresh keeps up to date.
+REFRESHED = frozenset({"/v1/catalog/services", *FILTERED})
 
 
 class CachedAnswer:

@@ -183,6 +183,18 @@ async def test_cached_reads_say_so(api: Handlers, path: str) -> None:
         assert header(response, "X-Cache") == expected
 
 
+@pytest.mark.parametrize(("index", "said"), [("0", "HIT"), ("1", "HIT"), ("99", "MISS")])
+async def test_what_is_waited_for_comes_out_of_no_cache(
+    api: Handlers, index: str, said: str
+) -> None:
+    for name in ("n1", "n2"):
+        await register(api, Node=name, Service=WEB)
+    path = "/v1/health/service/web?cached"
+    await api.request("GET", path)
+    response = await api.request("GET", f"{path}&index={index}&wait=1ms")
+    assert header(response, "X-Cache") == said
+
+
 async def test_a_bad_filter_still_tells_the_index(api: Handlers) -> None:
     await register(api)
     response = await api.request("GET", "/v1/catalog/nodes?filter=Nope==x")
