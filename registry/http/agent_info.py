@@ -312,11 +312,14 @@ async def members(request: ApiRequest) -> ApiResponse:
         refusals=(
             Refusal(500, "1 error occurred:\n\t* Failed to …"),
             Refusal(500, "… errors occurred:\n\t* Failed to …"),
+            Refusal(500, "Must be a server to join WAN cluster"),
         ),
     ),
 )
 async def join(request: ApiRequest) -> ApiResponse:
     wan = bool(request.query.get("wan"))
+    if wan and not request.agent.config.server:
+        raise HttpError(500, "Must be a server to join WAN cluster")
     try:
         await request.agent.membership.join(request.argument, wan=wan)
     except RegistryError as problem:

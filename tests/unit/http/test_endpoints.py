@@ -144,6 +144,8 @@ async def test_joining_and_forcing_out_name_the_reason(client: httpx.AsyncClient
         "2 errors occurred:\n\t* Failed to join ::1: refused\n"
         "\t* Failed to join 127.0.0.1: refused\n\n"
     )
+    answer = await client.put("/v1/agent/join/127.0.0.1:9?wan=1")
+    assert (answer.status_code, answer.text) == (500, "Must be a server to join WAN cluster")
     answer = await client.put("/v1/agent/force-leave/x")
     assert (answer.status_code, answer.text) == (500, "agent: No node found with name 'x'")
 
