@@ -156,7 +156,7 @@ class Client:
         """
         if json_body is not None:
             body = json.dumps(json_body).encode()
-        target = self._target(path, parameters)
+        target = self._target(method, path, parameters)
         response = self._exchange(method, target, body, headers, timeout)
         for _ in range(REDIRECTS_MAX):
             place = response.headers.get("location", "")
@@ -192,7 +192,7 @@ class Client:
         self, path: str, parameters: Mapping[str, Any] | None = None, *, chunk_bytes: int = 65536
     ) -> Iterator[bytes]:
         """A GET whose answer is given piece by piece, as it comes."""
-        target = self._target(path, parameters)
+        target = self._target("GET", path, parameters)
         connection = self._connect(None)
         try:
             raw = self._send(connection, "GET", target, None)
@@ -205,14 +205,15 @@ class Client:
         finally:
             connection.close()
 
-    def _target(self, path: str, parameters: Mapping[str, Any] | None) -> str:
+    def _target(self, method: str, path: str, parameters: Mapping[str, Any] | None) -> str:
         pairs = _pairs(parameters or {})
         if self.settings.datacenter:
             pairs.append(("dc", self.settings.datacenter))
         if namespace := self.settings.namespace or environment("NAMESPACE"):
             pairs.append(("ns", namespace))
-        if self.settings.stale and not (parameters or {}).get("consistent"):
-            pairs.append(("stale", ""))  # the two exclude each other
+        consistent = (parameters or {}).get("consistent")  # the two exclude each other
+        if self.settings.stale and method == "GET" and not consistent:
+            pairs.append(("stale", ""))
         if not pairs:
             return path
         pairs.sort(key=itemgetter(0))  # as in the messages that other clients give

@@ -178,6 +178,11 @@ def test_parameters(
     assert client.get("/p", parameters).json()["path"] == path
 
 
+def test_only_reads_can_be_stale(address: str) -> None:
+    client = Client(Settings(address=address, datacenter="d", stale=True))
+    assert client.put("/p").json()["path"] == "/p?dc=d"
+
+
 @pytest.mark.parametrize(
     ("parts", "path"),
     [
