@@ -124,16 +124,16 @@ class Rim:
         """The finished answer; raises nothing but `CancelledError`."""
         raw_path = incoming.raw_path
         if has_bad_escape(raw_path):
-            return self._plain(text_response("400 Bad Request", 400))
+            return self._unserved(text_response("400 Bad Request", 400))
         path = raw_path.decode("ascii") if raw_path.isascii() and b"%" not in raw_path else ""
         path = path or decode_path(raw_path)
         if self._filter_unprintable and not is_printable(path):
-            return self._plain(ApiResponse(400))
+            return self._unserved(ApiResponse(400))
         if (target := self.router.redirect(path)) is not None:
-            return self._plain(_redirection(incoming, location(target, incoming.query)))
+            return self._unserved(_redirection(incoming, location(target, incoming.query)))
         match = self.router.find(path)
         if match is None:
-            return self._plain(ApiResponse(404))
+            return self._unserved(ApiResponse(404))
         return await self._serve(incoming, path, match)
 
     async def _serve(self, incoming: Incoming, path: str, match: Match) -> ApiResponse:
@@ -143,7 +143,7 @@ class Rim:
             query = params.parse_query(incoming.query)
         except ValueError as problem:
             logger.error("Failed to decode query: from=%s error=%s", _address(incoming), problem)
-            return self._plain(ApiResponse(500))
+            return self._finish(ApiResponse(500), pretty=False, accept_encoding=None)
         pretty = pretty or "pretty" in query
         request = ApiRequest(
             agent=self.agent,
@@ -211,8 +211,11 @@ class Rim:
         if not any(mapped in network for network in self._writers):
             raise HttpError(403, RESTRICTED)
 
-    def _plain(self, response: ApiResponse) -> ApiResponse:
-        return self._finish(response, pretty=False, accept_encoding=None)
+    def _unserved(self, response: ApiResponse) -> ApiResponse:
+        """What no endpoint answers: the same whatever encoding the client accepts."""
+        if response.content_type:
+            response.headers.append(("Content-Type", response.content_type))
+        return self._with_extra_headers(response)
 
     def _finish(
         self, response: ApiResponse, pretty: bool, accept_encoding: str | None
@@ -231,7 +234,11 @@ class Rim:
             body = compression.compress(body)
             headers.append(("Content-Encoding", "gzip"))
         response.body = body
+        return self._with_extra_headers(response)
+
+    def _with_extra_headers(self, response: ApiResponse) -> ApiResponse:
         if self._extra_headers:
+            headers = response.headers
             given = {name.lower() for name, _ in headers}
             headers.extend(item for item in self._extra_headers if item[0].lower() not in given)
         return response

@@ -57,6 +57,7 @@ async def test_an_unknown_path_is_404_without_a_body(client: httpx.AsyncClient, 
     answer = await client.get(path)
     assert (answer.status_code, answer.content) == (404, b"")
     assert "Content-Type" not in answer.headers
+    assert "Vary" not in answer.headers
 
 
 @pytest.mark.parametrize(
