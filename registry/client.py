@@ -119,6 +119,7 @@ class Client:
             settings.address or environment("HTTP_ADDR") or DEFAULT_ADDRESS
         )
         self._headers = _fixed_headers(settings)
+        _check_authorities(settings)
 
     @property
     def url(self) -> str:
@@ -326,6 +327,21 @@ def _fixed_headers(settings: Settings) -> dict[str, str]:
     if credentials := environment("HTTP_AUTH"):
         headers["Authorization"] = "Basic " + base64.b64encode(credentials.encode()).decode()
     return headers
+
+
+def _check_authorities(settings: Settings) -> None:
+    """Raises `ConfigError` for authorities that cannot be read, used or not."""
+    try:
+        if ca_file := settings.ca_file or environment("CACERT"):
+            with open(ca_file, "rb") as file:
+                if b"-----BEGIN CERTIFICATE-----" not in file.read():
+                    raise ConfigError(f"Error loading CA File: Couldn't parse PEM in: {ca_file}")
+        elif ca_path := settings.ca_path or environment("CAPATH"):
+            os.lstat(ca_path)
+    except OSError as problem:
+        reason = (problem.strerror or str(problem)).lower()
+        call = f"Error loading CA File: open {ca_file}" if ca_file else f"lstat {ca_path}"
+        raise ConfigError(f"{call}: {reason}") from problem
 
 
 def _tls_context(settings: Settings) -> Any:

@@ -435,9 +435,33 @@ def test_a_client_certificate(tmp_path: Path) -> None:
 
 
 def test_tls_files_that_are_not_there() -> None:
-    client = Client(Settings(address="https://127.0.0.1:1", ca_file="no/such/file"))
+    client = Client(Settings(address="https://127.0.0.1:1", client_cert="no/such/file"))
     with pytest.raises(ConfigError, match="TLS files cannot be used"):
         client.get("/p")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        pytest.param(
+            {"ca_file": "none"},
+            "Error loading CA File: open none: no such file or directory",
+            id="file",
+        ),
+        pytest.param({"ca_path": "none"}, "lstat none: no such file or directory", id="path"),
+        pytest.param(
+            {"ca_file": "text"}, "Error loading CA File: Couldn't parse PEM in: text", id="no-pem"
+        ),
+    ],
+)
+def test_authorities_are_looked_at_in_any_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "text").write_text("no certificate")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        Client(Settings(address="http://127.0.0.1:1", **settings))
+    assert str(refused.value) == said
 
 
 # Against the server itself
