@@ -11,6 +11,8 @@ from registry.cli.command import Command, CommandError, Invocation, say
 from registry.goflags import Flag, boolean
 
 GOSSIP_KEY_BYTES = 32
+#: Which program it is, where others name a commit.
+REVISION = f"registry-{__version__}"
 PROTOCOL_DEFAULT, PROTOCOL_MIN, PROTOCOL_MAX = 2, 2, 3
 
 
@@ -49,7 +51,7 @@ def version(call: Invocation) -> int:
         rpc = {"Default": PROTOCOL_DEFAULT, "Min": PROTOCOL_MIN, "Max": PROTOCOL_MAX}
         facts = {
             "Version": COMPATIBLE_VERSION,
-            "Revision": f"registry-{__version__}",
+            "Revision": REVISION,
             "Prerelease": "",
             "RPC": rpc,
         }
@@ -59,7 +61,7 @@ def version(call: Invocation) -> int:
         raise CommandError(f"Unknown format: {call['format']}")
     # The first line is what scripts take the API level from.
     say(f"Consul v{COMPATIBLE_VERSION}")
-    say(f"registry {__version__}")
+    say(f"Revision {REVISION}")
     say(
         f"Protocol {PROTOCOL_DEFAULT} spoken by default, "
         f"understands {PROTOCOL_MIN} to {PROTOCOL_MAX} (agent will automatically use "

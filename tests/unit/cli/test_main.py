@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from registry import __version__
 from registry.cli.main import COMMANDS, GROUPS, load, main
 from registry.testing.command_line import Run, Stub
 from registry.testing.process import AgentProcess
@@ -167,7 +168,13 @@ def test_what_makes_no_sense(cli: Run, words: list[str], status: int, said: str)
 def test_version(cli: Run, word: str) -> None:
     done = cli(word)
     assert done.status == 0
-    assert done.out.startswith("Consul v1.")
+    first, second, third = done.out.splitlines()
+    assert first.startswith("Consul v1.")
+    assert second == f"Revision registry-{__version__}"
+    assert third == (
+        "Protocol 2 spoken by default, understands 2 to 3 (agent will automatically use "
+        "protocol >2 when speaking to compatible agents)"
+    )
 
 
 @pytest.mark.parametrize(
