@@ -327,8 +327,8 @@ def fill_in(query: PreparedQuery, name: str, segment: str = "") -> PreparedQuery
         return _VARIABLE.sub(lambda found: replaced(found, place), text)
 
     service: ServiceQuery = _mapped(query.service, change, "")
-    if query.template.remove_empty_tags and service.tags is not None:
-        kept = tuple(tag for tag in service.tags if tag)
+    if query.template.remove_empty_tags:
+        kept = tuple(tag for tag in service.tags or () if tag)
         service = msgspec.structs.replace(service, tags=kept)
     return msgspec.structs.replace(query, service=service)
 

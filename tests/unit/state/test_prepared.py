@@ -211,6 +211,7 @@ def odd_keys(meta: Mapping[str, str]) -> str:
         pytest.param("${ agent.segment }", "", id="segment"),
         pytest.param("$${name.full}", "${name.full}", id="escaped"),
         pytest.param("plain", "plain", id="plain"),
+        pytest.param("$${x}-${name.suffix}", "${x}-web-main", id="escaped-and-not"),
     ],
 )
 def test_filling_in(written: str, filled: str) -> None:
@@ -230,6 +231,8 @@ def test_filling_in_reaches_everything(replica: Replica) -> None:
     filled = fill_in(query, "p-x").service
     assert (filled.tags, filled.node_meta, filled.near) == (("x",), {"k": "x"}, "p-x")
     assert fill_in(query, "other").service.tags == ()
+    without_tags = PreparedQuery(name="p-", template=kind, service=ServiceQuery(service="s"))
+    assert fill_in(without_tags, "p-x").service.tags == ()
 
 
 def test_the_longest_prefix_wins_after_exact_names(replica: Replica) -> None:
