@@ -290,7 +290,7 @@ def _template_flaw(query: PreparedQuery) -> str:
 # Filling in a template.
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
-_MATCH_CALL = re.compile(r"match\(\s*([0-9]{1,6})\s*\)")
+_MATCH_CALL = re.compile(r"match\(\s*(-?[0-9]{1,6})\s*\)")
 _OTHER_CALL = re.compile(r"([a-zA-Z_][\w.]*)\(.*\)", re.DOTALL)
 
 
@@ -315,7 +315,7 @@ def fill_in(query: PreparedQuery, name: str, segment: str = "") -> PreparedQuery
             raise ValueError(f"Bad format '{found.string}' in Service{place}: a }} is missing")
         if (call := _MATCH_CALL.fullmatch(inside)) is not None:
             number = int(call.group(1))
-            return groups[number] if number < len(groups) else ""
+            return groups[number] if 0 <= number < len(groups) else ""
         if inside in values:
             return values[inside]
         raise ValueError(

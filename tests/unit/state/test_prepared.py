@@ -208,6 +208,7 @@ def odd_keys(meta: Mapping[str, str]) -> str:
         pytest.param("${match(1)}/${match(2)}", "web/main", id="groups"),
         pytest.param("${match(0)}", "geo-web-main", id="whole-match"),
         pytest.param("${match(9)}", "", id="no-such-group"),
+        pytest.param("${match(-1)}", "", id="no-group-at-all"),
         pytest.param("${ agent.segment }", "", id="segment"),
         pytest.param("$${name.full}", "${name.full}", id="escaped"),
         pytest.param("plain", "plain", id="plain"),
