@@ -43,16 +43,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and abs(value) < 1 << 128
 
 
-def _single(value: Any) -> Any:
-    """The one thing in a list of one."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+def _single(value: Any, empty: Any = None) -> Any:
+    """The one thing in a list of one, and `empty` for null."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return empty if value is None else value
 
 
 # Readers of values.
 
 
 def _weak_text(value: Any, path: str) -> str:
-    value = _single(value)
+    value = _single(value, "")
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -66,7 +68,7 @@ text: Final = Reader(_weak_text, {"type": "string"})
 
 
 def _weak_flag(value: Any, path: str) -> bool:
-    value = _single(value)
+    value = _single(value, False)
     if isinstance(value, bool | int | float):
         return value != 0
     if not isinstance(value, str):
@@ -80,7 +82,7 @@ flag: Final = Reader(_weak_flag, {"type": "boolean"})
 
 
 def _weak_number(value: Any, path: str) -> int | float:
-    value = _single(value)
+    value = _single(value, 0)
     try:
         number = float(value) if isinstance(value, str) else value
     except ValueError:
@@ -136,7 +138,7 @@ def many(read: Reader) -> Reader:
 
 
 def _object(value: Any, path: str) -> dict[str, Any]:
-    value = _single(value)
+    value = _single(value, {})
     if not isinstance(value, dict):
         raise _mismatch(value, path, "map")
     return value

@@ -68,6 +68,18 @@ EMPTY: dict[str, Any] = {"MeshGateway": {}, "Expose": {}}
             id="numbers-for-texts",
         ),
         pytest.param(
+            "service-resolver",
+            {"Subsets": {"v1": None}, "Failover": {"*": {"Datacenters": "dc2"}}},
+            {"Subsets": {"v1": {}}, "Failover": {"*": {"Datacenters": ["dc2"]}}},
+            id="null-for-an-object",
+        ),
+        pytest.param(
+            "service-defaults",
+            {"Expose": {"Paths": [None, {"Path": [None], "ListenerPort": [None]}]}},
+            {"Protocol": "", **EMPTY, "Expose": {"Paths": [{}, {}]}},
+            id="null-in-lists",
+        ),
+        pytest.param(
             "service-router",
             {
                 "Routes": [
