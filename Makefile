@@ -31,8 +31,9 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 run: $(VENV)/.run  ## start a development agent with the example services (stop it with Ctrl-C)
 	$(BIN)/registry agent $(RUN_ARGS)
 
-test: $(VENV)/.test  ## every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.test  ## every test; those that measure time come last, one at a time
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not alone"
+	$(BIN)/python -m pytest -m alone tests/cluster
 
 check: lint types layers  ## linters, types and layer contracts
 

@@ -27,6 +27,8 @@ from registry.state.kv import list_entries
 from registry.storage.rocks import RocksStore
 from registry.testing.process import AgentProcess, wait_until
 
+pytestmark = pytest.mark.alone
+
 WRITES = int(os.environ.get("REGISTRY_CATCH_UP_WRITES", "0"))
 LONG = WRITES > 0
 WRITERS = 64

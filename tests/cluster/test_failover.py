@@ -23,6 +23,8 @@ from registry.testing.agent_cluster import AgentCluster, alive_seen_by
 from registry.testing.kv_load import KvLoad
 from registry.testing.process import AgentProcess, wait_until
 
+pytestmark = pytest.mark.alone
+
 KILLS = int(os.environ.get("REGISTRY_FAILOVER_ROUNDS", "2"))
 RESTARTS = int(os.environ.get("REGISTRY_ROLLING_ROUNDS", "1"))
 MULTIPLIER = int(os.environ.get("REGISTRY_FAILOVER_MULTIPLIER", "5"))

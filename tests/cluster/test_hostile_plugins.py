@@ -289,6 +289,7 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 45) ->
         raise AssertionError(f"not within {seconds:g} s: {what}") from None
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", KINDS)
 async def test_keys_and_checks_go_on(
     kind: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]

@@ -26,6 +26,8 @@ from registry.state.base import ReadOptions
 from registry.state.kv import KvGet, KvList, KvSet
 from registry.testing.process import free_ports
 
+pytestmark = pytest.mark.alone
+
 ROUNDS = int(os.environ.get("REGISTRY_KILL_ROUNDS", "2"))
 SEED = int(os.environ.get("REGISTRY_KILL_SEED", str(random.randrange(2**32))))
 WRITERS = 32
