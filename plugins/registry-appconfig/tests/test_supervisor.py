@@ -287,7 +287,7 @@ def test_render(server: Any, tmp_path: Path, capfdbinary: pytest.CaptureFixture[
     server.answers = [(200, 5, "a", '{"a":"ü"}')] * 2
     assert COMMANDS[0].run(arguments(server, 0, "-flat", "-instance=i")) == 0
     assert capfdbinary.readouterr().out == '{"a":"ü"}\n'.encode()
-    assert "instance=i&format=json&flat=" in server.asked[0][0]
+    assert "flat=&format=json&instance=i" in server.asked[0][0]
     file = tmp_path / "web.json"
     file.write_text("old")
     assert COMMANDS[0].run(arguments(server, 0, f"-out={file}")) == 0

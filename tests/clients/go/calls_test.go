@@ -469,7 +469,7 @@ func TestCatalogAndHealth(t *testing.T) {
 	nodes, _, err := catalog.Nodes(&api.QueryOptions{NodeMeta: map[string]string{"rack": "r9"}})
 	must(t, err)
 	equal(t, []interface{}{len(nodes), nodes[0].Node}, []interface{}{1, "outside"})
-	nodes, _, err = catalog.Nodes(&api.QueryOptions{Near: "_agent", Filter: "Address is not empty"})
+	nodes, _, err = catalog.Nodes(&api.QueryOptions{Near: "_agent", Filter: `Address != ""`})
 	must(t, err)
 	equal(t, []interface{}{len(nodes), nodes[0].Node}, []interface{}{2, node})
 	services, _, err := catalog.Services(nil)
@@ -614,7 +614,7 @@ func TestConfigEntries(t *testing.T) {
 				Match:       &api.ServiceRouteMatch{HTTP: &api.ServiceRouteHTTPMatch{PathPrefix: "/admin"}},
 				Destination: &api.ServiceRouteDestination{Service: "other", RequestTimeout: time.Second}}}},
 		"ingress-gateway": &api.IngressGatewayConfigEntry{Kind: api.IngressGateway, Name: "in",
-			Listeners: []api.IngressListener{{Port: 8080, Protocol: "tcp",
+			Listeners: []api.IngressListener{{Port: 8080, Protocol: "http",
 				Services: []api.IngressService{{Name: "db"}}}}},
 		"terminating-gateway": &api.TerminatingGatewayConfigEntry{Kind: api.TerminatingGateway, Name: "out",
 			Services: []api.LinkedService{{Name: "external"}}},
