@@ -77,9 +77,8 @@ def line_of(text: str, path: str) -> int | None:
         for spelling in (wanted, wanted.replace("[0]", "")):
             if spelling in reader.lines:
                 return reader.lines[spelling]
-        wanted = re.sub(r"(\[[^\[\]]*\]|\.?[^.\[\]]*)$", "", wanted)
-        if wanted and wanted == path.casefold():
-            return None
+        # Up to the last separator, whatever a key may hold of them: always shorter.
+        wanted = wanted[: max(wanted.rfind("."), wanted.rfind("["), 0)]
     return None
 
 

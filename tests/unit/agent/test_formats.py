@@ -142,10 +142,18 @@ services {
         pytest.param(HCL_TEXT, "services[1].name", 6, id="second block"),
         pytest.param(HCL_TEXT, "services[1].check.ttl", 7, id="block in a block"),
         pytest.param("{", "a", None, id="text that can not be read"),
+        pytest.param(JSON_TEXT, "ports.a].b", 10, id="a key with a closing bracket"),
+        pytest.param(JSON_TEXT, "ports.a[b].c]", 10, id="a key with both brackets"),
     ],
 )
 def test_line_of(text: str, path: str, line: int | None) -> None:
     assert line_of(text, path) == line
+
+
+@given(st.text(alphabet="ports.a[]", max_size=12))
+def test_a_line_is_looked_for_with_any_path(path: str) -> None:
+    """Keys come from files, and may look like parts of a path."""
+    assert line_of(JSON_TEXT, path) in (None, 10)
 
 
 @given(st.text(alphabet='ab"{}[]=:,\n #/*<-E\\$1.', max_size=60))
