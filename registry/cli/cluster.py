@@ -43,7 +43,7 @@ def members(call: Invocation) -> int:
         return 2
     for member in shown:
         member["Tags"]["segment"] = _shown_segment(member["Tags"], segment)
-    # Servers first, then by name, as in one datacenter people look for them.
+    # Where all segments are asked for this has servers first, as people look for them.
     shown.sort(key=lambda member: (member["Tags"]["segment"], member["Name"]))
     rows = _detailed_rows(shown) if call["detailed"] else _member_rows(shown)
     say(table(rows))

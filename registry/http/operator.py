@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from registry.agent.autopilot import configured_autopilot
 from registry.agent.durations import MILLISECOND, format_duration, parse_duration
 from registry.agent.facade import AgentFacade
-from registry.goflags import BOOLEANS
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -24,7 +23,7 @@ from registry.http.api import (
 from registry.http.errors import check
 from registry.http.operations import BOOLEAN, TEXT, UINT64, Answer, Operation, Parameter, Refusal
 from registry.http.options import DATACENTER, READ, json_body, shows
-from registry.http.params import datacenter, decode_json, parse_uint, read_options
+from registry.http.params import datacenter, decode_json, parse_bool, parse_uint, read_options
 from registry.http.shapes import fields, read_body, text
 from registry.server.autopilot import ServerHealth
 from registry.server.gossip_keys import KeyOperation, PoolKeys
@@ -476,10 +475,8 @@ def _relay_factor(request: ApiRequest) -> int:
 
 
 def _local_only(request: ApiRequest) -> bool:
-    text = request.query.get("local-only")
-    if not text:
-        return False
-    if text not in BOOLEANS:
-        reason = f"strconv.ParseBool: parsing {quote(text)}: invalid syntax"
-        raise _bad(f"Error parsing local-only: {reason}")
-    return BOOLEANS[text]
+    given = request.query.get("local-only")
+    try:
+        return bool(given) and parse_bool(given)
+    except ValueError as problem:
+        raise _bad(f"Error parsing local-only: {problem}") from None

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from registry.agent.durations import parse_duration
+from registry.goflags import BOOLEANS
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Parameters, json_response
 from registry.http.cache_control import CacheControl
 from registry.state.base import Query, ReadOptions, ReadResult
@@ -65,6 +66,13 @@ def parse_uint(text: str) -> int:
     if number > U64_MAX:
         raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
     return number
+
+
+def parse_bool(text: str) -> bool:
+    """One of the words for yes and no. Raises `ValueError` with the text that clients know."""
+    if text not in BOOLEANS:
+        raise ValueError(f"strconv.ParseBool: parsing {quote(text)}: invalid syntax")
+    return BOOLEANS[text]
 
 
 def token(request: ApiRequest) -> str:

@@ -11,7 +11,6 @@ import msgspec
 from registry.agent import prepared_queries
 from registry.agent.definition_rules import metadata_problem
 from registry.agent.durations import MILLISECOND, parse_duration
-from registry.goflags import BOOLEANS
 from registry.http.api import (
     ApiRequest,
     ApiResponse,
@@ -33,7 +32,7 @@ from registry.http.options import (
     reads,
     shows,
 )
-from registry.http.params import CONSISTENCY_NAMES, datacenter, read_response
+from registry.http.params import CONSISTENCY_NAMES, datacenter, parse_bool, read_response
 from registry.http.reads import NEAR_AGENT, ask, options_of, plain
 from registry.http.session import CreatedObject
 from registry.http.shapes import (
@@ -470,12 +469,10 @@ async def _execute(request: ApiRequest, name: str) -> ApiResponse:
 
 def _connect(request: ApiRequest) -> bool:
     given = request.query.get("connect")
-    if not given:
-        return False
-    if given not in BOOLEANS:
-        reason = f"strconv.ParseBool: parsing {quote(given)}: invalid syntax"
-        raise HttpError(500, f"Error parsing 'connect' value: {reason}")
-    return BOOLEANS[given]
+    try:
+        return bool(given) and parse_bool(given)
+    except ValueError as problem:
+        raise HttpError(500, f"Error parsing 'connect' value: {problem}") from None
 
 
 def _limit(request: ApiRequest) -> int:
