@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -26,3 +28,12 @@ def pytest_configure() -> None:
     ):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_left_as_found() -> Iterator[None]:
+    """Who leaves a level behind makes tests of later files fail, in some orders."""
+    root = logging.getLogger("registry")
+    before = (root.level, root.propagate, list(root.handlers))
+    yield
+    assert (root.level, root.propagate, list(root.handlers)) == before

@@ -201,13 +201,23 @@ def log_path(log_file: str) -> Path:
 
 
 class LogTap(logging.Handler):
-    """Everybody who watches the log live; costs nothing while nobody does."""
+    """Everybody who watches the log live; costs nothing while nobody does.
+
+    Where the agent's logging was not configured, it runs inside a program that has a logging of
+    its own: watchers see more for as long as they watch, then the level is what it was.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._watchers: list[Watcher] = []
-        self._configured = logging.INFO
+        self._configured: int | None = None
+        self._found = logging.NOTSET
         self._lock_watchers = threading.Lock()
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the levels are the agent's to set."""
+        return self._configured is not None
 
     def emit(self, record: logging.LogRecord) -> None:
         with self._lock_watchers:
@@ -221,9 +231,11 @@ class LogTap(logging.Handler):
         self._set_level()
 
     def _set_level(self) -> None:
+        root = logging.getLogger(ROOT)
         with self._lock_watchers:
             levels = [watcher.level for watcher in self._watchers]
-        logging.getLogger(ROOT).setLevel(min([self._configured, *levels]))
+        idle = self._found if self._configured is None else self._configured
+        root.setLevel(min([idle or logging.getLogger().level, *levels]) if levels else idle)
 
     @contextlib.contextmanager
     def watch(self, level: int, *, as_json: bool = False) -> Iterator[Watcher]:
@@ -231,6 +243,8 @@ class LogTap(logging.Handler):
         watcher = Watcher(level, formatter(as_json=as_json), asyncio.get_running_loop())
         root = logging.getLogger(ROOT)
         with self._lock_watchers:
+            if not self._watchers:
+                self._found = root.level
             self._watchers.append(watcher)
         if self not in root.handlers:
             root.addHandler(self)
@@ -312,7 +326,9 @@ def configure(config: AgentConfig, tap: LogTap | None = None) -> None:
 
 
 def set_level(level: int, tap: LogTap) -> None:
-    """Change the level of all that is set up: a reload may do this."""
+    """Change the level of all that `configure` set up, if it did: a reload may do this."""
+    if not tap.is_configured:
+        return
     for handler in logging.getLogger(ROOT).handlers:
         if not isinstance(handler, LogTap):
             handler.setLevel(level)

@@ -294,7 +294,7 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 45) ->
 async def test_keys_and_checks_go_on(
     kind: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, "registry")
     # A busy machine delays a loop as it delays everybody, and not always the process beside it.
     for _ in range(TRIES_MAX):
         caplog.clear()

@@ -152,6 +152,34 @@ async def test_watchers_see_more_than_the_agent_logs_and_only_while_they_watch(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.ERROR])
+async def test_the_level_of_a_program_around_the_agent_is_its_own(level: int) -> None:
+    root = logging.getLogger(logs.ROOT)
+    root.setLevel(level)
+    tap = logs.LogTap()
+    with tap.watch(logging.DEBUG):
+        assert root.isEnabledFor(logging.DEBUG)
+        with tap.watch(logging.INFO):
+            assert root.isEnabledFor(logging.DEBUG)
+        assert root.isEnabledFor(logging.DEBUG)
+    assert root.level == level
+    with tap.watch(logging.INFO):
+        with tap.watch(logging.DEBUG):
+            pass
+        assert root.level == logging.INFO
+    assert root.level == level
+    logs.set_level(logging.INFO, tap)
+    assert root.level == level
+
+
+def test_a_reload_changes_the_level_that_was_configured() -> None:
+    tap = logs.LogTap()
+    logs.configure(AgentConfig(log_level="ERR"), tap)
+    logs.set_level(logging.DEBUG, tap)
+    root = logging.getLogger(logs.ROOT)
+    assert {root.level, *(handler.level for handler in root.handlers)} == {logging.DEBUG}
+
+
 async def test_a_slow_watcher_loses_the_oldest_lines_and_is_told() -> None:
     tap = logs.LogTap()
     with tap.watch(logging.INFO) as watcher:

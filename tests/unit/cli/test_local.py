@@ -353,11 +353,11 @@ def test_watch_refusals(registry: Run, words: list[str], said: str) -> None:
 
 
 def test_watch_once(registry: Run, agent: AgentProcess) -> None:
-    agent.client.kv_put("w/a&b", b"v")
-    done = registry("watch", "-type=keyprefix", "-prefix=w/")
+    agent.client.kv_put("once/a&b", b"v")
+    done = registry("watch", "-type=keyprefix", "-prefix=once/")
     assert done.status == 0
-    assert '        "Key": "w/a\\u0026b",\n' in done.out
-    assert [entry["Key"] for entry in json.loads(done.out)] == ["w/a&b"]
+    assert '        "Key": "once/a\\u0026b",\n' in done.out
+    assert [entry["Key"] for entry in json.loads(done.out)] == ["once/a&b"]
     assert registry("watch", "-type=keyprefix", "-prefix=none/").out == "null\n"
     passing = ("-type=service", "-service=none", "-passingonly", "true")
     assert registry("watch", *passing).out == "[]\n"

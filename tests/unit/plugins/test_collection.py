@@ -520,7 +520,7 @@ def test_disabled_plugin_is_not_even_imported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "unwanted.py").write_text("raise RuntimeError")
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "registry")
     plugins = Plugins.load([tmp_path], PluginSelection(disable=("unwanted",)))
     assert "unwanted" not in [entry["Name"] for entry in plugins.report()]
     assert "plugin disabled plugin=unwanted" in caplog.text

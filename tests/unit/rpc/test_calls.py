@@ -330,7 +330,7 @@ async def test_a_wrong_datacenter_is_told_and_refused(address: str) -> None:
 async def test_who_ends_does_not_warn_of_peers_that_come_back(
     handlers: Handlers, caplog: pytest.LogCaptureFixture, reason: str, level: int
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "registry.rpc")
     server, address = make_server(handlers)
     async with running(server):
         if reason:
