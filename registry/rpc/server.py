@@ -99,6 +99,7 @@ class RpcServer:
         self._sessions: set[_Session] = set()
         self._per_address: Counter[str] = Counter()
         self._ending = ""
+        self._over = False
 
     def serve(
         self,
@@ -139,6 +140,7 @@ class RpcServer:
                 try:
                     await self._look_after()
                 finally:
+                    self._over = True
                     listener.close()
                     self.close_all()
         finally:
@@ -183,7 +185,7 @@ class RpcServer:
 
     def enter(self, session: _Session, address: str) -> bool:
         """Whether the address may have one connection more."""
-        if self._tasks is None:
+        if self._over:  # accepted before, but told of only now
             return False
         if self._per_address[address] >= self.settings.connections_per_address_max:
             logger.warning("too many connections from one address: peer=%s", address)

@@ -7,7 +7,7 @@ import logging
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -339,6 +339,40 @@ async def test_who_ends_does_not_warn_of_peers_that_come_back(
             await dial(address, Hello("dc2", "client"))
     (refused,) = [each for each in caplog.records if "peer refused" in each.message]
     assert refused.levelno == level
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_who_is_accepted_as_the_listener_ends_is_cut_off(steps: int) -> None:
+    """However far the connection has come by then, while an answer still takes its time."""
+    asked, finish = asyncio.Event(), asyncio.Event()
+
+    async def linger(caller: Caller, body: bytes) -> bytes:
+        asked.set()
+        with suppress(asyncio.CancelledError):
+            await finish.wait()
+        await finish.wait()
+        return b""
+
+    server = RpcServer(SERVER)
+    server.serve({"linger": linger})
+    port = server.bind("127.0.0.1", 0)
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(server.run())
+        await asyncio.sleep(0)
+        connection = await dial(f"127.0.0.1:{port}", CLIENT)
+        asking = group.create_task(_outcome(connection.call("linger", b"")))
+        await asked.wait()
+        with socket.create_connection(("127.0.0.1", port)) as late:
+            late.setblocking(False)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            serving.cancel()
+            async with asyncio.timeout(5):
+                with suppress(ConnectionResetError):
+                    assert await asyncio.get_running_loop().sock_recv(late, 1) == b""
+        assert server.connections == 0
+        finish.set()
+        assert isinstance(await asking, ConnectionLost)
 
 
 async def test_what_speaks_another_protocol_is_cut_off(address: str) -> None:
