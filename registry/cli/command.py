@@ -216,14 +216,34 @@ def file_problem(path: str, problem: OSError) -> str:
     return f"{verb} {path}: {(problem.strerror or str(problem)).lower()}"
 
 
+#: How long after an interrupt was dropped it comes again.
+_AGAIN_S = 0.01
+
+
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Inside, SIGTERM is an interrupt as SIGINT is."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Inside, SIGTERM is an interrupt as SIGINT is, and neither gets lost.
+
+    Python can only drop what a signal's handler raises while some object is being finalized; the
+    interrupt then comes again a moment later.
+    """
+
+    def dropped(what: Any) -> None:
+        if what.exc_type is KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            tell(what)
+
+    tell, sys.unraisablehook = sys.unraisablehook, dropped
+    numbers = (signal.SIGTERM, signal.SIGALRM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        sys.unraisablehook = tell
 
 
 def start_problem(words: Sequence[str], problem: OSError) -> str:

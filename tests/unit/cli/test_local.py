@@ -9,6 +9,8 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -363,6 +365,15 @@ def test_watch_once(registry: Run, agent: AgentProcess) -> None:
     assert registry("watch", *passing).out == "[]\n"
 
 
+@contextmanager
+def killed_at_last(process: subprocess.Popen[str]) -> Iterator[None]:
+    """What fails inside is told, instead of waiting for a program that does not end."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 def test_watch_runs_a_program_on_each_change(agent: AgentProcess) -> None:
     agent.client.kv_put("w/h", b"one")
     command = [
@@ -370,9 +381,12 @@ def test_watch_runs_a_program_on_each_change(agent: AgentProcess) -> None:
         "echo index=$CONSUL_INDEX $(cat)",
     ]  # fmt: skip
     environment = {**os.environ, "REGISTRY_HTTP_ADDR": f"127.0.0.1:{agent.ports['http']}"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ) as process,
+        killed_at_last(process),
+    ):
         assert process.stdout is not None
         index = agent.client.kv_list("w/h")[0]["ModifyIndex"]
         line = process.stdout.readline()
