@@ -7,11 +7,15 @@ BIN := $(VENV)/bin
 RUN_ARGS ?= -dev -ui -enable-script-checks -config-dir=config.d
 PYTEST_ARGS ?= -n 2 --dist loadfile
 CAMPAIGN_RUNS ?= 20000
+RANDOM_RUNS ?= 20
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types layers format campaign crash-campaign catch-up-campaign \
 	conformance-campaign failover-campaign membership-campaign lock-campaign fuzz-campaign \
-	network-campaign clean
+	network-campaign random-campaign clean
+
+# Tests by chance draw the same values each time, campaigns others each time.
+%-campaign: export REGISTRY_SEED = random
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +83,12 @@ fuzz-campaign: $(VENV)/.test  ## 20,000 requests made out of the API's document,
 
 network-campaign: $(VENV)/.test  ## a cluster whose network is cut, slow and lossy, for minutes
 	REGISTRY_NETWORK_LONG=1 $(BIN)/python -m pytest tests/cluster/test_network.py -s
+
+random-campaign: $(VENV)/.test  ## every test by chance with other values, RANDOM_RUNS=20 times
+	for run in $$(seq $(RANDOM_RUNS)); do \
+		$(BIN)/python -m pytest $(PYTEST_ARGS) -q tests/unit tests/cluster/test_bad_input.py \
+			tests/cluster/test_fuzz.py || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+import uvloop
+from hypothesis import HealthCheck, settings
+
+from registry.testing import seeds
+
+# No example is failed for the time it takes: the machine may be busy with other tests.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=not seeds.is_random(),
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tests")
 
 pytest_plugins = ["registry.testing.pytest_plugin"]
 
@@ -37,3 +52,8 @@ def _loggers_left_as_found() -> Iterator[None]:
     before = (root.level, root.propagate, list(root.handlers))
     yield
     assert (root.level, root.propagate, list(root.handlers)) == before
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that agents run on."""
+    return {"uvloop": uvloop.new_event_loop}

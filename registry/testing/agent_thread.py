@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import uvloop
+
 from registry.client import Client, Settings
 from registry.testing.in_process import InProcessAgent, agent_in_process
 
@@ -68,7 +70,7 @@ def agent_thread(
 
     def run() -> None:
         try:
-            asyncio.run(serve())
+            uvloop.run(serve())
         except BaseException as problem:
             if started.done():
                 problems.append(problem)

@@ -30,7 +30,8 @@ from registry.http.server import HttpServer
 from registry.http.watch_data import render_watch
 from registry.plugins import Plugins
 from registry.plugins.settings import PluginSelection
-from registry.testing.process import PORT_NAMES, free_ports
+from registry.testing.ports import free_ports
+from registry.testing.process import PORT_NAMES
 
 #: Until an agent serves.
 START_LIMIT_S = 20.0

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,30 +14,9 @@ from pathlib import Path
 from types import TracebackType
 
 from registry.client import AgentUnreachable, ApiError, Client, Settings
+from registry.testing.ports import free_ports
 
 PORT_NAMES = ("http", "dns", "serf_lan", "serf_wan", "server")
-
-
-#: Below the ports that kernels give to outgoing connections, which would take one of ours before
-#: the agent does.
-_PORTS = range(10_000, 32_000)
-
-
-def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
-    """Ports of a local address that were free a moment ago, all different."""
-    held: list[socket.socket] = []
-    try:
-        while len(held) < count:
-            each = socket.socket()
-            held.append(each)
-            while True:
-                with suppress(OSError):
-                    each.bind((address, random.choice(_PORTS)))
-                    break
-        return [each.getsockname()[1] for each in held]
-    finally:
-        for each in held:
-            each.close()
 
 
 def wait_until(

@@ -22,7 +22,7 @@ from registry.server.reconcile import LocalServerFacts
 from registry.server.server import Server, ServerSettings
 from registry.state.machine import StateMachine
 from registry.storage.memory import MemoryStore
-from registry.testing.process import free_ports
+from registry.testing.ports import free_ports
 
 DATACENTER = "dc1"
 

@@ -19,7 +19,8 @@ from urllib.error import URLError
 import pytest
 
 from registry.testing.command_line import Stub
-from registry.testing.process import AgentProcess, free_ports, wait_until
+from registry.testing.ports import free_ports
+from registry.testing.process import AgentProcess, wait_until
 
 # `metrics` asks for what is tagged so on nodes of rack r1; `chosen` for a service by name.
 CONSUL_SD_CONFIGS = {

@@ -24,9 +24,10 @@ from registry.http.app import FAMILIES
 from registry.http.operations import JSON_MEDIA, matches
 from registry.http.routing import Router
 from registry.testing.process import AgentProcess, wait_until
+from registry.testing.seeds import seed_from
 
 ROUNDS = int(os.environ.get("REGISTRY_BAD_INPUT_ROUNDS", "600"))
-SEED = int(os.environ.get("REGISTRY_BAD_INPUT_SEED", str(random.randrange(2**32))))
+SEED = seed_from("REGISTRY_BAD_INPUT_SEED")
 
 PATIENCE_S = 20.0
 HOST = b"Host: x\r\n"

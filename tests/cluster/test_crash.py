@@ -17,9 +17,10 @@ import pytest
 
 from registry.client import AgentUnreachable, ApiError, Client
 from registry.testing.process import AgentProcess
+from registry.testing.seeds import seed_from
 
 ROUNDS = int(os.environ.get("REGISTRY_CRASH_ROUNDS", "9"))
-SEED = int(os.environ.get("REGISTRY_CRASH_SEED", str(random.randrange(2**32))))
+SEED = seed_from("REGISTRY_CRASH_SEED")
 WRITERS = 8
 PLUGIN = Path(__file__).resolve().parents[2] / "plugins" / "registry-sqlite"
 

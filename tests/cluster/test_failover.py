@@ -22,13 +22,14 @@ import pytest
 from registry.testing.agent_cluster import AgentCluster, alive_seen_by
 from registry.testing.kv_load import KvLoad
 from registry.testing.process import AgentProcess, wait_until
+from registry.testing.seeds import seed_from
 
 pytestmark = pytest.mark.alone
 
 KILLS = int(os.environ.get("REGISTRY_FAILOVER_ROUNDS", "2"))
 RESTARTS = int(os.environ.get("REGISTRY_ROLLING_ROUNDS", "1"))
 MULTIPLIER = int(os.environ.get("REGISTRY_FAILOVER_MULTIPLIER", "5"))
-SEED = int(os.environ.get("REGISTRY_FAILOVER_SEED", str(random.randrange(2**32))))
+SEED = seed_from("REGISTRY_FAILOVER_SEED")
 WRITERS = 64
 
 Say = Callable[[str], None]

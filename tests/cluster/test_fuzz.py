@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -33,9 +32,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from registry.testing.process import AgentProcess
+from registry.testing.seeds import seed_from
 
 REQUESTS = int(os.environ.get("REGISTRY_FUZZ_REQUESTS", "500"))
-SEED = int(os.environ.get("REGISTRY_FUZZ_SEED", str(random.randrange(2**32))))
+SEED = seed_from("REGISTRY_FUZZ_SEED")
 
 pytestmark = pytest.mark.timeout(240 + REQUESTS / 5)
 

@@ -25,12 +25,13 @@ import pytest
 
 from registry.testing.agent_cluster import AgentCluster
 from registry.testing.process import AgentProcess, wait_until
+from registry.testing.seeds import seed_from
 
 CONTENDER = Path(__file__).with_name("lock_contender.py")
 SECONDS = float(os.environ.get("REGISTRY_LOCK_SECONDS", "8"))
 PROCESSES = int(os.environ.get("REGISTRY_LOCK_PROCESSES", "6"))
 KILLS = int(os.environ.get("REGISTRY_LOCK_KILLS", "1"))
-SEED = int(os.environ.get("REGISTRY_LOCK_SEED", str(random.randrange(2**32))))
+SEED = seed_from("REGISTRY_LOCK_SEED")
 #: Every which process runs `registry lock`, talks to a server that gets killed, loses its session.
 COMMANDS_EVERY, AT_SERVER_EVERY, LOSES_EVERY = 5, 7, 8
 

@@ -31,9 +31,10 @@ from registry.testing.frame_relay import Link
 from registry.testing.linearizability import NEVER, Operation, explain_violation
 from registry.testing.netns import NamespaceNetwork, why_not
 from registry.testing.process import AgentProcess, wait_until
+from registry.testing.seeds import seed_from
 
 LONG = bool(os.environ.get("REGISTRY_NETWORK_LONG"))
-SEED = int(os.environ.get("REGISTRY_NETWORK_SEED", str(random.randrange(2**32))))
+SEED = seed_from("REGISTRY_NETWORK_SEED")
 
 #: How long a client waits before it calls an agent hung: more than an agent may take to find out
 #: that its server is silent (4 s), that the next one is, too (3 s), and to hold the request (7 s).

@@ -19,7 +19,8 @@ import pytest
 from registry.storage.format import FORMAT, FORMAT_KEY
 from registry.storage.rocks import RocksStore
 from registry.storage.store import Batch
-from registry.testing.process import AgentProcess, free_ports, wait_until
+from registry.testing.ports import free_ports
+from registry.testing.process import AgentProcess, wait_until
 
 VALUE_BYTES_MAX = 512 * 1024
 

@@ -24,12 +24,13 @@ from registry.errors import NoLeader, OutcomeUnknown, RegistryError
 from registry.rpc import Hello, Pool
 from registry.state.base import ReadOptions
 from registry.state.kv import KvGet, KvList, KvSet
-from registry.testing.process import free_ports
+from registry.testing.ports import free_ports
+from registry.testing.seeds import seed_from
 
 pytestmark = pytest.mark.alone
 
 ROUNDS = int(os.environ.get("REGISTRY_KILL_ROUNDS", "2"))
-SEED = int(os.environ.get("REGISTRY_KILL_SEED", str(random.randrange(2**32))))
+SEED = seed_from("REGISTRY_KILL_SEED")
 WRITERS = 32
 
 

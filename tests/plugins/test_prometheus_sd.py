@@ -15,7 +15,8 @@ from urllib.error import URLError
 import pytest
 
 from registry.testing.command_line import Stub
-from registry.testing.process import AgentProcess, free_ports, wait_until
+from registry.testing.ports import free_ports
+from registry.testing.process import AgentProcess, wait_until
 
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "registry-prometheus-sd"
 CONFIG = """

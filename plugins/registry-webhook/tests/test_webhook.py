@@ -25,7 +25,7 @@ from registry_webhook.signing import sign, verify
 
 from registry.hooks import Change, Origin, PlaceLost
 from registry.testing.command_line import Request, Stub
-from registry.testing.process import free_ports
+from registry.testing.ports import free_ports
 
 SECRET = "0123456789abcdef"
 TARGET = "POST /changes"

@@ -25,7 +25,7 @@ from registry.server.server_list import ServerList
 from registry.state.base import ReadOptions, Refused
 from registry.state.kv import KvGet, KvList, KvSet
 from registry.state.locks import KvLock
-from registry.testing.process import free_ports
+from registry.testing.ports import free_ports
 from registry.testing.servers import DATACENTER, LocalCluster, LocalServer, cluster_of, until
 
 HOLD_S = 2.0

@@ -28,7 +28,7 @@ from registry.state.kv import KvGet, KvSet
 from registry.state.machine import StateMachine
 from registry.storage.memory import MemoryStore
 from registry.testing.pool import DATACENTER, FakePool, server_id, server_member
-from registry.testing.process import free_ports
+from registry.testing.ports import free_ports
 from registry.testing.servers import until
 
 SETTINGS = msgspec.structs.replace(DEFAULT_SETTINGS, server_stabilization_time_ns=1)

@@ -23,7 +23,7 @@ from registry.server import raft_transport
 from registry.server.network import NetworkSettings, ServerNetwork
 from registry.state.base import ReadOptions
 from registry.state.kv import KvGet, KvSet
-from registry.testing.process import free_ports
+from registry.testing.ports import free_ports
 from registry.testing.servers import LocalCluster, cluster_of, until
 
 
