@@ -28,17 +28,9 @@ from registry.agent.local import LocalCheck, LocalService, LocalState
 from registry.agent.services import SERF_CHECK_ID, SERVERS_SERVICE_ID
 from registry.errors import RegistryError, Rejected
 from registry.state.base import Command, ReadOptions, Refused
-from registry.state.catalog import (
-    Check,
-    Deregister,
-    Node,
-    NodeServices,
-    NodeServicesResult,
-    Register,
-    Service,
-    ServiceAddress,
-    Weights,
-)
+from registry.state.catalog_commands import Deregister, Register
+from registry.state.catalog_queries import NodeServices, NodeServicesResult
+from registry.state.catalog_records import Check, Node, Service, ServiceAddress, Weights
 from registry.state.health import NodeChecks
 
 logger = logging.getLogger("registry.agent")

@@ -62,7 +62,7 @@ from registry.dns.rules import Rules
 from registry.errors import NoPath
 from registry.state.addresses import AddressOwners, FindAddress
 from registry.state.base import Query
-from registry.state.catalog import NodeServices, NodeServicesResult
+from registry.state.catalog_queries import NodeServices, NodeServicesResult
 from registry.state.catalog_records import Node
 from registry.state.health import IngressHealth, InstanceHealth, ServiceHealth
 from registry.state.prepared import ExecuteQuery, Execution

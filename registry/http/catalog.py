@@ -48,7 +48,7 @@ from registry.http.shapes import (
     service_view,
 )
 from registry.state.base import ReadResult
-from registry.state.catalog import (
+from registry.state.catalog_queries import (
     ListNodes,
     ListServices,
     NodeServices,

@@ -19,7 +19,8 @@ from registry.agent.durations import format_duration, parse_duration
 from registry.http.api import ApiRequest, HttpError
 from registry.http.operations import DURATION
 from registry.http.params import decode_json
-from registry.state.catalog import Deregister, NodeServicesResult, Register, ServiceInstance
+from registry.state.catalog_commands import Deregister, Register
+from registry.state.catalog_queries import NodeServicesResult, ServiceInstance
 from registry.state.catalog_records import (
     Check,
     CheckSpec,

@@ -38,7 +38,8 @@ from registry.server.members import (
     servers_of,
 )
 from registry.state.base import Command, Refused
-from registry.state.catalog import Deregister, ListNodes, Register
+from registry.state.catalog_commands import Deregister, Register
+from registry.state.catalog_queries import ListNodes
 from registry.state.catalog_records import (
     CRITICAL,
     PASSING,

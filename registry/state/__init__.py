@@ -2,9 +2,9 @@
 
 A core (no clock, no chance, no socket): the same committed entries give the same bytes in the
 store on every server and after every restart. `machine.StateMachine` applies entries; each family
-(`kv`, `sessions`, `locks`, `txn`, `catalog`, …) defines its records, commands and queries in one
-module on top of `base`, `tables` and `topics`. DESIGN.md tells why it is built so; start there or
-at `StateMachine.apply`.
+(`kv`, `sessions`, `locks`, `txn`, …) defines its records, commands and queries in one module, the
+catalog in several (`catalog_*`), on top of `base`, `tables` and `topics`. DESIGN.md tells why it is
+built so; start there or at `StateMachine.apply`.
 """
 
 from registry.state.base import (

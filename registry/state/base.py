@@ -1,7 +1,8 @@
 """What every command and query has in common, and the transaction that a command runs in.
 
-A family module (`kv`, `sessions`, `catalog`, …) defines its records, tables, commands and queries
-together. `registry.state.machine` lists them all; nothing else needs to know a family's insides.
+A family module (`kv`, `sessions`, `prepared`, …) defines its records, tables, commands and queries
+together; the catalog, the largest, has several. `registry.state.machine` lists them all;
+nothing else needs to know a family's insides.
 """
 
 from __future__ import annotations

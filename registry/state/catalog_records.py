@@ -15,7 +15,8 @@ they were given. Every read that the API offers is one range or one point here:
     catalog.checks-state     state, node, check id         -> Pointer
 
 The health of a service is therefore two ranges and two points per node it runs on, whatever
-else the catalog holds. Only `registry.state.catalog` writes these tables and keeps them together.
+else the catalog holds. Only `catalog_nodes`, `catalog_services` and `catalog_checks` write
+these tables and keep them together.
 """
 
 from __future__ import annotations

@@ -10,18 +10,12 @@ import msgspec
 
 from registry.state import coordinates
 from registry.state.base import Query, max_index
-from registry.state.catalog import (
+from registry.state.catalog_lookup import (
     find_instances,
     has_meta,
     has_tags,
     instance_topics,
     instances_index,
-    node_checks_topic,
-    node_services_topic,
-    node_topic,
-    service_checks_topic,
-    service_topic,
-    state_checks_topic,
 )
 from registry.state.catalog_records import (
     CHECKS,
@@ -43,6 +37,14 @@ from registry.state.catalog_records import (
     node_level_checks,
     service_index,
     services_of_node,
+)
+from registry.state.catalog_topics import (
+    node_checks_topic,
+    node_services_topic,
+    node_topic,
+    service_checks_topic,
+    service_topic,
+    state_checks_topic,
 )
 from registry.state.config_entries import ingress_gateways_of
 from registry.state.topics import Topic, table_topic

@@ -20,7 +20,8 @@ import msgspec
 from registry.errors import Corrupt, Rejected
 from registry.state import (
     addresses,
-    catalog,
+    catalog_commands,
+    catalog_queries,
     config_entries,
     coordinates,
     health,
@@ -39,13 +40,14 @@ from registry.state.topics import ALL, TopicHub
 from registry.storage.keys import STATE, decode_u64, encode_parts, encode_u64
 from registry.storage.store import Batch, Reader, Snapshot, Staged, Store, prefix_stop
 
-#: Every family of commands and queries: a module of this package each.
+#: Every module with commands or queries: most families have one.
 FAMILIES: Final = (
     kv,
     sessions,
     locks,
     txn,
-    catalog,
+    catalog_commands,
+    catalog_queries,
     addresses,
     health,
     prepared,

@@ -21,7 +21,7 @@ import msgspec
 
 from registry.state import coordinates, sessions
 from registry.state.base import Command, Query, Refused, Transaction, max_index
-from registry.state.catalog import find_instances, has_meta, instance_topics
+from registry.state.catalog_lookup import find_instances, has_meta, instance_topics
 from registry.state.catalog_records import CRITICAL, PASSING, fold
 from registry.state.health import InstanceHealth, with_checks
 from registry.state.regexp import PatternError, compile_pattern

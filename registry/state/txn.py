@@ -14,7 +14,14 @@ from typing import Any, Final
 
 import msgspec
 
-from registry.state import catalog, kv, locks
+from registry.state import (
+    catalog_checks,
+    catalog_nodes,
+    catalog_rules,
+    catalog_services,
+    kv,
+    locks,
+)
 from registry.state.base import Command, Query, Refused, Transaction
 from registry.state.catalog_records import (
     Check,
@@ -164,9 +171,9 @@ def _prepare(tx: Transaction, operation: Operation) -> Operation | Refused:
     if operation.verb == "get":
         return operation
     if isinstance(operation, NodeOperation):
-        return catalog.node_problem(operation.node.node, operation.node.id) or operation
+        return catalog_rules.node_problem(operation.node.node, operation.node.id) or operation
     if isinstance(operation, ServiceOperation):
-        service = catalog.prepare_service(operation.service)
+        service = catalog_rules.prepare_service(operation.service)
         if isinstance(service, Refused):
             return service
         return msgspec.structs.replace(operation, service=service)
@@ -321,23 +328,23 @@ def _node_get(tx: Transaction, op: NodeOperation) -> _Outcome:
 
 
 def _node_set(tx: Transaction, op: NodeOperation) -> _Outcome:
-    return catalog.set_node(tx, op.node) or _node_get(tx, op)
+    return catalog_nodes.set_node(tx, op.node) or _node_get(tx, op)
 
 
 def _node_cas(tx: Transaction, op: NodeOperation) -> _Outcome:
-    done = catalog.cas_node(tx, op.node)
+    done = catalog_nodes.cas_node(tx, op.node)
     if done is False:
         return Refused(f"failed to set node {quote(op.node.node)}, index is stale")
     return done if isinstance(done, Refused) else _node_get(tx, op)
 
 
 def _node_delete(tx: Transaction, op: NodeOperation) -> _Outcome:
-    catalog.delete_node(tx, op.node.node)
+    catalog_nodes.delete_node(tx, op.node.node)
     return []
 
 
 def _node_delete_cas(tx: Transaction, op: NodeOperation) -> _Outcome:
-    if not catalog.delete_node_cas(tx, op.node.node, op.node.modify_index):
+    if not catalog_nodes.delete_node_cas(tx, op.node.node, op.node.modify_index):
         return Refused(f"failed to delete node {quote(op.node.node)}, index is stale")
     return []
 
@@ -364,24 +371,24 @@ def _service_get(tx: Transaction, op: ServiceOperation) -> _Outcome:
 
 
 def _service_set(tx: Transaction, op: ServiceOperation) -> _Outcome:
-    return catalog.set_service(tx, op.node, op.service) or _service_get(tx, op)
+    return catalog_services.set_service(tx, op.node, op.service) or _service_get(tx, op)
 
 
 def _service_cas(tx: Transaction, op: ServiceOperation) -> _Outcome:
-    done = catalog.cas_service(tx, op.node, op.service)
+    done = catalog_services.cas_service(tx, op.node, op.service)
     if done is False:
         return Refused(f"failed to set {_service_name(op)}, index is stale")
     return done if isinstance(done, Refused) else _service_get(tx, op)
 
 
 def _service_delete(tx: Transaction, op: ServiceOperation) -> _Outcome:
-    catalog.delete_service(tx, op.node, op.service.id)
+    catalog_services.delete_service(tx, op.node, op.service.id)
     return []
 
 
 def _service_delete_cas(tx: Transaction, op: ServiceOperation) -> _Outcome:
     index = op.service.modify_index
-    if not catalog.delete_service_cas(tx, op.node, op.service.id, index):
+    if not catalog_services.delete_service_cas(tx, op.node, op.service.id, index):
         return Refused(f"failed to delete {_service_name(op)}, index is stale")
     return []
 
@@ -408,24 +415,24 @@ def _check_get(tx: Transaction, op: CheckOperation) -> _Outcome:
 
 
 def _check_set(tx: Transaction, op: CheckOperation) -> _Outcome:
-    return catalog.set_check(tx, op.check) or _check_get(tx, op)
+    return catalog_checks.set_check(tx, op.check) or _check_get(tx, op)
 
 
 def _check_cas(tx: Transaction, op: CheckOperation) -> _Outcome:
-    done = catalog.cas_check(tx, op.check)
+    done = catalog_checks.cas_check(tx, op.check)
     if done is False:
         return Refused(f"failed to set {_check_name(op)}, index is stale")
     return done if isinstance(done, Refused) else _check_get(tx, op)
 
 
 def _check_delete(tx: Transaction, op: CheckOperation) -> _Outcome:
-    catalog.delete_check(tx, op.check.node, op.check.check_id)
+    catalog_checks.delete_check(tx, op.check.node, op.check.check_id)
     return []
 
 
 def _check_delete_cas(tx: Transaction, op: CheckOperation) -> _Outcome:
     index = op.check.modify_index
-    if not catalog.delete_check_cas(tx, op.check.node, op.check.check_id, index):
+    if not catalog_checks.delete_check_cas(tx, op.check.node, op.check.check_id, index):
         return Refused(f"failed to delete {_check_name(op)}, index is stale")
     return []
 

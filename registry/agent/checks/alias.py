@@ -17,7 +17,7 @@ from registry.agent.facade import Backend
 from registry.errors import RegistryError
 from registry.hooks import CheckResult, CheckType
 from registry.state.base import ReadOptions
-from registry.state.catalog import NodeServices
+from registry.state.catalog_queries import NodeServices
 from registry.state.health import NodeChecks
 
 #: One blocking read; a change ends it earlier.

@@ -15,7 +15,7 @@ from registry.agent.facade import AgentFacade, Events
 from registry.agent.local import LocalState
 from registry.errors import ConfigError
 from registry.state.base import Query, ReadOptions
-from registry.state.catalog import ListNodes, ListServices
+from registry.state.catalog_queries import ListNodes, ListServices
 from registry.state.health import ChecksInState, ServiceChecks, ServiceHealth
 from registry.state.kv import KvGet, KvList
 from registry.watch_views import event_index

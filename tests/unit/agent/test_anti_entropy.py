@@ -11,14 +11,9 @@ from registry.agent.definitions import CheckDefinition, ServiceAddress, Weights
 from registry.agent.local import LocalSettings, LocalState
 from registry.errors import NoLeader, RegistryError, Rejected
 from registry.state.base import Command, ReadOptions, Refused
-from registry.state.catalog import (
-    Check,
-    Deregister,
-    Node,
-    NodeServices,
-    Register,
-    Service,
-)
+from registry.state.catalog_commands import Deregister, Register
+from registry.state.catalog_queries import NodeServices
+from registry.state.catalog_records import Check, Node, Service
 from registry.state.health import NodeChecks
 from registry.testing.consensus import InstantBackend
 from registry.testing.local_agent import (

@@ -6,7 +6,7 @@ import random
 
 from registry.agent.coordinates import CoordinateSync
 from registry.state.base import Command, ReadOptions
-from registry.state.catalog import Register
+from registry.state.catalog_commands import Register
 from registry.state.coordinates import Coordinate, GetCoordinates
 from registry.testing.consensus import InstantBackend
 

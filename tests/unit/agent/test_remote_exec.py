@@ -14,7 +14,7 @@ import pytest
 from registry.agent.events import LocalEvents, UserEvent
 from registry.agent.remote_exec import EVENT, PIECE_BYTES_MAX, Output, RemoteExec
 from registry.state.base import ReadOptions
-from registry.state.catalog import Register
+from registry.state.catalog_commands import Register
 from registry.state.kv import KvGet, KvList
 from registry.state.locks import KvLock
 from registry.state.sessions import SessionCreate, SessionDestroy

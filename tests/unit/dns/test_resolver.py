@@ -11,8 +11,8 @@ from dns.rcode import Rcode
 from registry.agent.config import Soa
 from registry.agent.durations import SECOND
 from registry.dns.records import address_record, alias_record
-from registry.state.catalog import Check, Register, Service
-from registry.state.catalog_records import ServiceAddress, Weights
+from registry.state.catalog_commands import Register
+from registry.state.catalog_records import Check, Service, ServiceAddress, Weights
 from registry.state.prepared import CreateQuery, PreparedQuery, ServiceQuery, Template
 from registry.testing.dns_core import NOW_S, DnsCore
 from registry.testing.state import Replica

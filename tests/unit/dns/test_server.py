@@ -31,7 +31,8 @@ from registry.errors import ConfigError, NoLeader
 from registry.hooks import DnsAnswer, DnsFilter, DnsQuestion, hookimpl
 from registry.plugins import Plugins
 from registry.state.base import Query, ReadOptions, ReadResult
-from registry.state.catalog import Register, Service
+from registry.state.catalog_commands import Register
+from registry.state.catalog_records import Service
 from registry.testing.consensus import InstantBackend
 from registry.testing.serving import make_facade
 

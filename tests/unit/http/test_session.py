@@ -10,7 +10,7 @@ import pytest
 
 from registry.agent.config import AgentConfig
 from registry.http import session
-from registry.state.catalog import Register
+from registry.state.catalog_commands import Register
 from registry.state.catalog_records import Check
 from registry.testing.handlers import Handlers, header
 from registry.testing.serving import make_facade

@@ -16,7 +16,7 @@ from registry.server import change_feed
 from registry.server.change_feed import ChangeFeed
 from registry.state import base
 from registry.state.base import Command
-from registry.state.catalog import Deregister, Register
+from registry.state.catalog_commands import Deregister, Register
 from registry.state.catalog_records import Check, Service
 from registry.state.changes import LAST, Cursor
 from registry.state.kv import KvDelete, KvSet

@@ -27,7 +27,7 @@ from registry.rpc.stream import Hello
 from registry.server import calls
 from registry.server.raft_transport import METHOD
 from registry.state.base import ReadOptions, Refused
-from registry.state.catalog import ListNodes
+from registry.state.catalog_queries import ListNodes
 from registry.state.kv import KvGet, KvList, KvSet
 from registry.state.locks import KvLock
 from registry.state.sessions import SessionCreate, SessionInfo

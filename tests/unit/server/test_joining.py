@@ -23,7 +23,7 @@ from registry.server.network import NetworkSettings, ServerNetwork
 from registry.server.reconcile import LocalServerFacts
 from registry.server.server import Server, ServerSettings
 from registry.state.base import ReadOptions
-from registry.state.catalog import ListNodes
+from registry.state.catalog_queries import ListNodes
 from registry.state.kv import KvGet, KvSet
 from registry.state.machine import StateMachine
 from registry.storage.memory import MemoryStore

@@ -16,7 +16,8 @@ from registry.server.members import MemberStatus
 from registry.server.reconcile import LocalServerFacts
 from registry.server.server import Server, ServerSettings
 from registry.state.base import ReadOptions
-from registry.state.catalog import ListNodes, Register
+from registry.state.catalog_commands import Register
+from registry.state.catalog_queries import ListNodes
 from registry.state.catalog_records import get_check, get_service
 from registry.state.machine import StateMachine
 from registry.state.operator import SetAutopilot

@@ -27,7 +27,8 @@ from registry.server.reconcile import (
     raft_change,
 )
 from registry.state.base import Command
-from registry.state.catalog import ListNodes, Register
+from registry.state.catalog_commands import Register
+from registry.state.catalog_queries import ListNodes
 from registry.state.catalog_records import Check, get_check, get_node, get_service
 from registry.testing.consensus import InstantBackend
 from registry.testing.pool import FakePool, client_member, server_id, server_member

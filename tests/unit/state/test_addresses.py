@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from registry.state.addresses import AddressOwners, FindAddress
-from registry.state.catalog import Register, Service
+from registry.state.catalog_commands import Register
+from registry.state.catalog_records import Service
 from registry.testing.state import Replica
 
 

@@ -10,22 +10,10 @@ from hypothesis import strategies as st
 
 from registry.state import catalog_records as records
 from registry.state.base import Command, Query, Refused, Transaction
-from registry.state.catalog import (
-    Deregister,
-    ListNodes,
-    ListServices,
-    NodeServices,
-    Register,
-    ServiceNodes,
-    cas_check,
-    cas_node,
-    cas_service,
-    connect_destination,
-    delete_check_cas,
-    delete_node_cas,
-    delete_service_cas,
-    set_service,
-)
+from registry.state.catalog_checks import cas_check, delete_check_cas
+from registry.state.catalog_commands import Deregister, Register
+from registry.state.catalog_nodes import cas_node, delete_node_cas
+from registry.state.catalog_queries import ListNodes, ListServices, NodeServices, ServiceNodes
 from registry.state.catalog_records import (
     Check,
     CheckSpec,
@@ -35,6 +23,12 @@ from registry.state.catalog_records import (
     get_check,
     get_node,
     get_service,
+)
+from registry.state.catalog_services import (
+    cas_service,
+    connect_destination,
+    delete_service_cas,
+    set_service,
 )
 from registry.state.health import NodeChecks, ServiceHealth
 from registry.state.sessions import SessionCreate, SessionInfo

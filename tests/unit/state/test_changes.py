@@ -11,7 +11,7 @@ import pytest
 
 from registry.state import changes as module
 from registry.state.base import Origin
-from registry.state.catalog import Deregister, Register
+from registry.state.catalog_commands import Deregister, Register
 from registry.state.catalog_records import Check
 from registry.state.changes import LAST, ChangeJournal, Cursor, Row
 from registry.state.kv import ENTRIES, KvCas, KvDelete, KvDeleteTree, KvSet

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from registry.state.catalog import Deregister, ListNodes, Register
+from registry.state.catalog_commands import Deregister, Register
+from registry.state.catalog_queries import ListNodes
 from registry.state.coordinates import (
     Coordinate,
     GetCoordinates,

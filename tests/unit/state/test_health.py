@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from registry.state.base import Query
-from registry.state.catalog import Check, Deregister, Register, Service
+from registry.state.catalog_commands import Deregister, Register
+from registry.state.catalog_records import Check, Service
 from registry.state.config_entries import SetConfigEntry
 from registry.state.health import (
     AllHealth,

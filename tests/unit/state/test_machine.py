@@ -16,7 +16,7 @@ from registry.errors import Corrupt, Rejected
 from registry.raft.messages import Entry, EntryKind
 from registry.state import machine as machine_module
 from registry.state.base import Command
-from registry.state.catalog import Deregister, Register
+from registry.state.catalog_commands import Deregister, Register
 from registry.state.catalog_records import Check
 from registry.state.kv import (
     KvCas,

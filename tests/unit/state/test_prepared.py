@@ -9,7 +9,8 @@ import pytest
 
 from registry.agent.durations import parse_duration
 from registry.state.base import Refused
-from registry.state.catalog import Check, Register, Service
+from registry.state.catalog_commands import Register
+from registry.state.catalog_records import Check, Service
 from registry.state.prepared import (
     CreateQuery,
     DeleteQuery,

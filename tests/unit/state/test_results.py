@@ -10,12 +10,8 @@ import pytest
 
 from registry.errors import Corrupt
 from registry.state.base import Command, Query, Refused
-from registry.state.catalog import (
-    ListServices,
-    NodeServices,
-    Register,
-    ServiceNodes,
-)
+from registry.state.catalog_commands import Register
+from registry.state.catalog_queries import ListServices, NodeServices, ServiceNodes
 from registry.state.catalog_records import Check, Node, Service
 from registry.state.health import NodeHealth, ServiceHealth
 from registry.state.kv import KvGet, KvKeys, KvList, KvSet

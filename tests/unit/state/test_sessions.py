@@ -6,7 +6,7 @@ import pytest
 
 from registry.state import sessions as sessions_module
 from registry.state.base import Refused
-from registry.state.catalog import Deregister, Register
+from registry.state.catalog_commands import Deregister, Register
 from registry.state.catalog_records import Check
 from registry.state.kv import (
     KvDelete,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from registry.state.base import Command
-from registry.state.catalog import Register
+from registry.state.catalog_commands import Register
 from registry.state.catalog_records import Check, Node, Service
 from registry.state.kv import KvEntry, KvGet, KvKeys, KvSet
 from registry.state.locks import KvLock

@@ -18,7 +18,8 @@ from registry.errors import ConfigError, NoLeader
 from registry.hooks import WatchHandler
 from registry.http.watch_data import render_watch
 from registry.state.base import ReadOptions
-from registry.state.catalog import Check, Register, Service
+from registry.state.catalog_commands import Register
+from registry.state.catalog_records import Check, Service
 from registry.state.kv import KvDelete, KvSet
 from registry.testing.consensus import InstantBackend
 from registry.testing.local_agent import make_local, running, service
