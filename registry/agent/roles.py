@@ -24,9 +24,10 @@ from registry.agent.pools import Pools, ServersView, WanView
 from registry.errors import ConfigError, RegistryError
 from registry.plugins import Plugins
 from registry.raft.disk import Identity, bootstrap, holds_raft_state
-from registry.raft.driver import RaftDriver, RaftSettings
+from registry.raft.driver import RaftDriver
 from registry.raft.messages import Configuration
 from registry.raft.messages import Server as RaftServer
+from registry.raft.settings import RaftSettings
 from registry.rpc.pool import Pool
 from registry.rpc.server import RpcServerSettings
 from registry.rpc.stream import Hello

@@ -4,9 +4,9 @@ The package is a **core** and its shell. The core (`core`, `log`, `progress`, `l
 `election`, `reads`, `membership`, `transfer`, `quorum`, `replica`, `writes`, with the values in
 `messages` and `ready`) is a plain synchronous state machine: no clock, no socket, no file, no task.
 Inputs go in by methods of `RaftCore`, and everything it wants done comes out as one `Ready`. The
-shell (`driver`, `disk`, `snapshots`, `transport`) owns the disk and the sockets and does what each
-`Ready` says, in the order that `ready` documents. The same core runs in production and in the
-simulation of `tests/simulation`.
+shell (`driver`, with `loop`, `group_commit`, `disk`, `compaction`, `transport` and others behind
+it) owns the disk and the sockets and does what each `Ready` says, in the order that `ready`
+documents. The same core runs in production and in the simulation of `tests/simulation`.
 
 Contract: an entry that came out in `Ready.committed` is durable on a quorum and comes out on every
 server, at the same index, in order, once. Start reading at `core`, then `DESIGN.md`.

@@ -53,7 +53,7 @@ logger = logging.getLogger("registry.raft")
 class Compaction:
     """One server's part in all that, for the driver, on whose loop everything here is called.
 
-    `core` gives the core of now; `ask` has something done in the driver's next step.
+    `core` gives the core of now; `ask` has something done in the loop's next step.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Compaction:
         self._closing = True
         self._executor.shutdown()
 
-    # -- what the driver passes on -----------------------------------------------------------
+    # -- what the loop passes on -------------------------------------------------------------
 
     def accept(self, chunk: SnapshotChunk) -> None:
         """A piece of a snapshot from the leader."""

@@ -1,6 +1,6 @@
 """All that a core wants done, in one value (R-1): its whole influence on the world.
 
-The driver handles one `Ready` after another, in order:
+`registry.raft.loop` handles one `Ready` after another, in order:
 
     send  now              (an append request may leave while our own disk works, section 3)
     write hard_state, entries, snapshot     -- as one batch, then sync (group commit, R-11)

@@ -13,7 +13,7 @@ looks again before the next. Source: requirements, section 12 (R-61 to R-64).
 
 One thing differs from Consul: followers here hear from their leader every tenth of an election
 timeout, not every 50 ms, so the last contact that the threshold is compared with is how long an
-answer to a heartbeat is *overdue* (`registry.raft.driver.FollowerView`).
+answer to a heartbeat is *overdue* (`registry.raft.reports.FollowerView`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Protocol
 import msgspec
 
 from registry.errors import NotLeader, RegistryError
-from registry.raft.driver import FollowerView
 from registry.raft.membership import ConfigChange, Promote, Remove
 from registry.raft.messages import Configuration, Role, Server
+from registry.raft.reports import FollowerView
 from registry.server.members import MemberPool, MemberStatus, ServerMember, servers_of
 from registry.state.operator import AutopilotSettings
 

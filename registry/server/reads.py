@@ -10,7 +10,7 @@ import asyncio
 from typing import Protocol
 
 from registry.errors import NoLeader
-from registry.raft.driver import NEVER_MS
+from registry.raft.reports import NEVER_MS
 from registry.state.base import Query, ReadOptions, ReadResult
 from registry.state.machine import StateMachine
 

@@ -30,7 +30,7 @@ import msgspec
 
 from registry.errors import ConfigError, StorageError
 from registry.raft.disk import DiskLog, Identity
-from registry.raft.driver import Machine
+from registry.raft.machine import Machine
 from registry.raft.messages import Configuration, HardState, Role, Server, SnapshotMeta
 from registry.raft.snapshots import FileSnapshots
 from registry.storage.store import Store

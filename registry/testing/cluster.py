@@ -6,7 +6,7 @@ subset of faults on, some to extremes ("swarm"), for then rare combinations get 
 every event the checkers look at the true state of all servers. At the end the faults stop and the
 cluster must show that it lives: elect, commit, agree (I-17).
 
-A server's life follows `registry.raft.driver`: group commit with one sync under way, messages that
+A server's life follows `registry.raft.loop`: group commit with one sync under way, messages that
 promise something held back until it is durable, ticks counted off a clock of its own rate.
 """
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import uvloop
 
 from registry.raft.disk import Identity, bootstrap, holds_raft_state
-from registry.raft.driver import RaftDriver, RaftSettings
+from registry.raft.driver import RaftDriver
 from registry.raft.messages import Configuration
 from registry.raft.messages import Server as RaftServer
+from registry.raft.settings import RaftSettings
 from registry.server.network import NetworkSettings, ServerNetwork
 from registry.server.reconcile import LocalServerFacts
 from registry.server.server import Server, ServerSettings

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from registry.raft.disk import Identity, bootstrap
-from registry.raft.driver import RaftDriver, RaftSettings
+from registry.raft.driver import RaftDriver
 from registry.raft.messages import Configuration
 from registry.raft.messages import Server as RaftServer
+from registry.raft.settings import RaftSettings
 from registry.rpc.pool import PoolSettings
 from registry.server.network import NetworkSettings, ServerNetwork
 from registry.server.reconcile import LocalServerFacts

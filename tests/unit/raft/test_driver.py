@@ -25,9 +25,11 @@ from registry.errors import (
     TooLarge,
 )
 from registry.raft.disk import Identity, bootstrap
-from registry.raft.driver import NEVER_MS, RaftDriver, RaftSettings
+from registry.raft.driver import RaftDriver
 from registry.raft.messages import Configuration, Entry, EntryKind, Server, SnapshotMeta
 from registry.raft.ready import RaftRole, RoleChange
+from registry.raft.reports import NEVER_MS
+from registry.raft.settings import RaftSettings
 from registry.raft.snapshots import write_snapshot
 from registry.raft.transport import LocalNetwork
 from registry.storage.keys import STATE, decode_u64, encode_u64
@@ -348,7 +350,7 @@ class TestOneServer:
             await driver.wait_for_leader()
             await driver.barrier()
             seen: list[str] = []
-            driver._core.clock_jumped = lambda: seen.append("jump")  # type: ignore[method-assign]
+            driver._loop.core.clock_jumped = lambda: seen.append("jump")  # type: ignore[method-assign]
             now[0] += 30
             driver.try_lease_read()
             assert seen == ["jump"]
@@ -613,16 +615,16 @@ class TestThreeServers:
             leader = await trio.leader()
             await leader.propose(b"x")
             store = trio.stores[leader.server_id]
-            snapshots = leader._compaction._snapshots
+            snapshots = leader._loop._compaction._snapshots
             ahead = SnapshotMeta("1-1000-ab", 1000, leader.term, leader.configuration)
             view = store.snapshot()
             meta = write_snapshot(snapshots, ahead, WordMachine(store).dump(view))
             # Whoever leads by the time that it is ready has no use for it.
-            await leader._compaction._snapshot_received(meta, "b")
+            await leader._loop._compaction._snapshot_received(meta, "b")
             assert isinstance(store, CountingStore)
             assert store.staged == 1
             old = msgspec.structs.replace(meta, index=1)
-            await leader._compaction._snapshot_received(old, "b")
+            await leader._loop._compaction._snapshot_received(old, "b")
             assert store.staged == 1, "prepared although it is old"
             await leader.propose(b"y")
 

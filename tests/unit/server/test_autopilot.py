@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from registry.errors import NotLeader, Unavailable
-from registry.raft.driver import FollowerView
 from registry.raft.membership import ConfigChange, Promote, Remove, next_configuration
 from registry.raft.messages import Configuration, Role, Server
+from registry.raft.reports import FollowerView
 from registry.server import autopilot
 from registry.server.autopilot import DEFAULT_SETTINGS, Autopilot, Outlook, is_healthy, next_removal
 from registry.server.members import MemberStatus, PoolMember, servers_of

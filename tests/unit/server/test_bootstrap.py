@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from registry.errors import Rejected, Unreachable
-from registry.raft.driver import RaftDriver, RaftSettings
+from registry.raft.driver import RaftDriver
 from registry.raft.membership import AddLearner
 from registry.raft.messages import Configuration, Role, Server
+from registry.raft.settings import RaftSettings
 from registry.raft.transport import LocalNetwork
 from registry.server.bootstrap import (
     Bootstrap,

@@ -18,9 +18,9 @@ from registry.errors import (
     Rejected,
     Unavailable,
 )
-from registry.raft.driver import NEVER_MS
 from registry.raft.membership import AddLearner, ChangePending
 from registry.raft.messages import HeartbeatRequest
+from registry.raft.reports import NEVER_MS
 from registry.raft.transport import encode_message
 from registry.rpc.connection import dial
 from registry.rpc.stream import Hello

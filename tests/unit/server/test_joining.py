@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from registry.raft.driver import RaftDriver, RaftSettings
+from registry.raft.driver import RaftDriver
 from registry.raft.messages import Role
+from registry.raft.settings import RaftSettings
 from registry.rpc.pool import PoolSettings
 from registry.server import autopilot, calls
 from registry.server.autopilot import DEFAULT_SETTINGS

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from registry.raft.disk import Identity, bootstrap
-from registry.raft.driver import RaftDriver, RaftSettings
+from registry.raft.driver import RaftDriver
 from registry.raft.messages import Configuration, Role
 from registry.raft.messages import Server as RaftServer
+from registry.raft.settings import RaftSettings
 from registry.server.members import MemberStatus
 from registry.server.reconcile import LocalServerFacts
 from registry.server.server import Server, ServerSettings

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from registry.raft.driver import RaftSettings
 from registry.raft.messages import (
     AnyMessage,
     AppendRequest,
@@ -18,6 +17,7 @@ from registry.raft.messages import (
     HeartbeatRequest,
 )
 from registry.raft.messages import Server as RaftServer
+from registry.raft.settings import RaftSettings
 from registry.rpc.pool import PoolSettings
 from registry.server import raft_transport
 from registry.server.network import NetworkSettings, ServerNetwork

@@ -15,9 +15,10 @@ import pytest
 
 from registry.errors import ConfigError
 from registry.raft.disk import DiskLog, Identity, bootstrap
-from registry.raft.driver import RaftDriver, RaftSettings
+from registry.raft.driver import RaftDriver
 from registry.raft.membership import AddLearner
 from registry.raft.messages import Configuration, Entry, EntryKind, HardState, Role, Server
+from registry.raft.settings import RaftSettings
 from registry.raft.transport import LocalNetwork
 from registry.server.recovery import INFO_FILE, PEERS_FILE, read_peers, recover_from_file
 from registry.state.kv import KvGet, KvSet
@@ -302,7 +303,7 @@ async def test_two_survivors_of_three_go_on_and_do_not_hear_the_third(
         await until(lambda: lost["a"].value(b"k") == lost["b"].value(b"k") == b"after")
         third, term = servers.drivers["c"], leader.term
         # It asks for votes again and again, and is not listened to.
-        asked = [servers.drivers[name]._core for name in "ab"]
+        asked = [servers.drivers[name]._loop.core for name in "ab"]
         await until(lambda: sum(core.dropped_messages for core in asked) >= 6)
         assert third.leader_id == ""
         assert lost["c"].value(b"k") == b"before"
@@ -316,7 +317,7 @@ async def test_a_file_on_one_survivor_only_elects_nobody(lost: dict[str, Disk]) 
     del lost["c"]
     servers = Servers(lost)
     async with servers.running():
-        cores = [driver._core for driver in servers.drivers.values()]
+        cores = [driver._loop.core for driver in servers.drivers.values()]
         await until(lambda: all(core.dropped_messages >= 3 for core in cores))
         assert [driver.leader_id for driver in servers.drivers.values()] == ["", ""]
 
