@@ -24,7 +24,8 @@ from msgspec.structs import replace
 
 from registry.agent.clock import Clock, LoopClock, Wakeup
 from registry.agent.facade import Backend
-from registry.agent.local import LocalCheck, LocalService, LocalState
+from registry.agent.local.records import LocalCheck, LocalService
+from registry.agent.local.state import LocalState
 from registry.agent.services import SERF_CHECK_ID, SERVERS_SERVICE_ID
 from registry.errors import RegistryError, Rejected
 from registry.state.base import Command, ReadOptions, Refused
@@ -93,6 +94,8 @@ class AntiEntropy:
         chance: random.Random | None = None,
     ) -> None:
         self._local = local
+        self._marks = local.sync_marks
+        self._outputs = local.deferred_outputs
         self._backend = backend
         self._facts = facts
         self._interval_s = interval_s
@@ -104,7 +107,7 @@ class AntiEntropy:
         self._node_in_sync = False
         self._full_due = self._clock.monotonic()
         self._failures = 0
-        local.attach(self)
+        self._marks.attach(self)
 
     # Telling it
 
@@ -144,11 +147,11 @@ class AntiEntropy:
             interval = self._interval_s * scale_factor(self._cluster_size())
             self._full_due = self._clock.monotonic() + interval * self._chance.uniform(1.0, 2.0)
         else:
-            self._local.release_due_outputs()
+            self._outputs.release_due()
             await self.sync_changes()
 
     def _until_next(self) -> float:
-        due = self._local.next_output_due()
+        due = self._outputs.next_due()
         next_due = self._full_due if due is None else min(due, self._full_due)
         return max(0.0, next_due - self._clock.monotonic())
 
@@ -201,22 +204,22 @@ class AntiEntropy:
         for service_id, service in self._local.services.items():
             there = remote.get(service_id)
             if there is not None and service.definition.enable_tag_override:
-                self._local.take_tags(service_id, there.tags or ())
+                self._marks.take_tags(service_id, there.tags or ())
             if there is None or not same_service(catalog_service(service), there):
-                self._local.service_differs(service_id)
+                self._marks.service_differs(service_id)
         for service_id in remote.keys() - self._local.services.keys():
             if service_id != SERVERS_SERVICE_ID:
-                self._local.removed_services.add(service_id)
+                self._marks.removed_services.add(service_id)
 
     def _compare_checks(self, remote: Mapping[str, Check]) -> None:
         for check_id, check in self._local.checks.items():
             there = remote.get(check_id)
             if there is None or not same_check(check, there):
-                self._local.check_differs(check_id)
+                self._marks.check_differs(check_id)
         for check_id in remote.keys() - self._local.checks.keys():
             there = remote[check_id]
             if check_id != SERF_CHECK_ID and there.service_id != SERVERS_SERVICE_ID:
-                self._local.removed_checks[check_id] = there.service_id
+                self._marks.removed_checks[check_id] = there.service_id
 
     async def _write_marked(self) -> None:
         await self._all(self._removals())
@@ -227,10 +230,10 @@ class AntiEntropy:
 
     def _removals(self) -> list[Write]:
         """Services first: their checks in the catalog go with them."""
-        services = set(self._local.removed_services)
+        services = set(self._marks.removed_services)
         alone = [
             check_id
-            for check_id, service_id in self._local.removed_checks.items()
+            for check_id, service_id in self._marks.removed_checks.items()
             if service_id not in services
         ]
         return [
@@ -242,20 +245,20 @@ class AntiEntropy:
         await self._write(Deregister(node=self._facts.name, service_id=service_id))
         if service_id in self._local.services:
             # Registered again while it was being removed.
-            self._local.service_differs(service_id)
+            self._marks.service_differs(service_id)
             for check in self._local.checks_of(service_id):
-                self._local.check_differs(check.check_id)
-        self._local.removed_services.discard(service_id)
-        for check_id, owner in list(self._local.removed_checks.items()):
+                self._marks.check_differs(check.check_id)
+        self._marks.removed_services.discard(service_id)
+        for check_id, owner in list(self._marks.removed_checks.items()):
             if owner == service_id:
-                del self._local.removed_checks[check_id]
+                del self._marks.removed_checks[check_id]
         logger.info("Deregistered service: service=%s", service_id)
 
     async def _remove_check(self, check_id: str) -> None:
         await self._write(Deregister(node=self._facts.name, check_id=check_id))
         if check_id in self._local.checks:
-            self._local.check_differs(check_id)
-        self._local.removed_checks.pop(check_id, None)
+            self._marks.check_differs(check_id)
+        self._marks.removed_checks.pop(check_id, None)
         logger.info("Deregistered check: check=%s", check_id)
 
     async def _register_node(self) -> None:
@@ -266,12 +269,12 @@ class AntiEntropy:
 
     def _registrations(self) -> list[Write]:
         marked: dict[str, list[LocalCheck]] = {}
-        for check in self._local.unsynced_checks():
+        for check in self._marks.unsynced_checks():
             marked.setdefault(check.service_id, []).append(check)
         writes: list[Write] = [
             partial(self._register_together, None, [check]) for check in marked.pop("", ())
         ]
-        services = {service.definition.id: service for service in self._local.unsynced_services()}
+        services = {service.definition.id: service for service in self._marks.unsynced_services()}
         services |= {service_id: self._local.services[service_id] for service_id in marked}
         for service_id, service in services.items():
             writes.append(partial(self._register_together, service, marked.get(service_id, [])))
@@ -295,10 +298,10 @@ class AntiEntropy:
             )
         )
         if service is not None and writes_service:
-            self._local.service_synced(service.definition.id, version)
+            self._marks.service_synced(service.definition.id, version)
             logger.info("Synced service: service=%s", service.definition.id)
         for check_id, check_version in versions:
-            self._local.check_synced(check_id, check_version)
+            self._marks.check_synced(check_id, check_version)
             logger.info("Synced check: check=%s", check_id)
 
     def _register(self) -> Register:

@@ -25,7 +25,7 @@ from registry.state.dump import StateDump
 
 if TYPE_CHECKING:
     from registry.agent.config import AgentConfig
-    from registry.agent.local import LocalState
+    from registry.agent.local.state import LocalState
     from registry.agent.reload import ReloadReport
     from registry.plugins import Plugins
 

@@ -32,7 +32,8 @@ from registry.agent.gossip_events import NEW_LEADER, PREFIX, GossipEvents
 from registry.agent.identity import node_id
 from registry.agent.joining import join_at_start, join_plans, keep_joining
 from registry.agent.loading import LoadedConfig, file_formats
-from registry.agent.local import LocalSettings, LocalState
+from registry.agent.local.settings import LocalSettings
+from registry.agent.local.state import LocalState
 from registry.agent.logs import LogTap
 from registry.agent.metrics import Metrics
 from registry.agent.metrics_sinks import MetricsFeed

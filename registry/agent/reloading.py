@@ -18,7 +18,8 @@ from registry.agent.config import AgentConfig
 from registry.agent.facade import AgentFacade
 from registry.agent.flags import AgentFlags
 from registry.agent.loading import LoadedConfig, file_formats, load_flags, plugin_selection
-from registry.agent.local import LocalSettings, LocalState
+from registry.agent.local.settings import LocalSettings
+from registry.agent.local.state import LocalState
 from registry.agent.logs import LogTap, level_of, set_level
 from registry.agent.plugin_life import PluginLife
 from registry.agent.reload import ReloadItem, ReloadReport, plan_reload, reloaded_config

@@ -7,7 +7,7 @@ import msgspec
 from registry.agent.checks.base import CRITICAL, PASSING, STATUSES, WARNING
 from registry.agent.definition_reader import read_check
 from registry.agent.definition_rules import validate_check
-from registry.agent.local import LocalCheck
+from registry.agent.local.records import LocalCheck
 from registry.http.agent_services import NO_SCRIPTS, definition_body, read_definition
 from registry.http.api import (
     ApiRequest,

@@ -38,8 +38,8 @@ async def node_maintenance(request: ApiRequest) -> ApiResponse:
     refuse_namespace(request)
     local = request.agent.local
     if wants_enabled(request):
-        await local.enable_node_maintenance(request.query.get("reason"))
+        await local.maintenance.enable_node(request.query.get("reason"))
     else:
-        await local.disable_node_maintenance()
+        await local.maintenance.disable_node()
     await local.flush()
     return empty_response()

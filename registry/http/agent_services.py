@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -18,7 +19,8 @@ from registry.agent.checks.base import CRITICAL, PASSING, WARNING
 from registry.agent.definition_reader import read_service
 from registry.agent.definition_rules import DefinitionRefused, service_warnings, validate_service
 from registry.agent.definitions import ServiceDefinition
-from registry.agent.local import LocalCheck, LocalService, LocalState, logger
+from registry.agent.local.records import LocalCheck, LocalService
+from registry.agent.local.state import LocalState
 from registry.agent.services import is_maintenance_id
 from registry.agent.transforms import transformed
 from registry.errors import ConfigError
@@ -45,6 +47,9 @@ from registry.http.operations import (
 from registry.http.options import BLOCKING, ENABLE, FILTER, REASON, argument, json_body, shows
 from registry.http.params import decode_json, refuse_namespace, wait_of
 from registry.http.shapes import AddressView, View, WeightsView, proxy_view
+
+#: The agent's own: what is said of a definition is said there, wherever it comes from.
+logger = logging.getLogger("registry.agent")
 
 routes = Routes()
 
@@ -427,8 +432,8 @@ async def maintenance(request: ApiRequest) -> ApiResponse:
     if not service_id:
         raise HttpError(400, "Missing service ID")
     if wants_enabled(request):
-        await local.enable_service_maintenance(service_id, request.query.get("reason"))
+        await local.maintenance.enable_service(service_id, request.query.get("reason"))
     else:
-        await local.disable_service_maintenance(service_id)
+        await local.maintenance.disable_service(service_id)
     await local.flush()
     return empty_response()

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from registry.agent.anti_entropy import AntiEntropy, NodeFacts
 from registry.agent.checks import builtin_check_types
 from registry.agent.definitions import CheckDefinition, ServiceDefinition
-from registry.agent.local import LocalSettings, LocalState
+from registry.agent.local.settings import LocalSettings
+from registry.agent.local.state import LocalState
 from registry.agent.persistence import Persistence
 from registry.testing.manual_clock import ManualClock
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from registry.agent.definitions import WatchDefinition
 from registry.agent.facade import AgentFacade, Events
-from registry.agent.local import LocalState
+from registry.agent.local.state import LocalState
 from registry.errors import ConfigError
 from registry.state.base import Query, ReadOptions
 from registry.state.catalog_queries import ListNodes, ListServices

@@ -8,7 +8,8 @@ import pytest
 
 from registry.agent.anti_entropy import AntiEntropy, NodeFacts, scale_factor
 from registry.agent.definitions import CheckDefinition, ServiceAddress, Weights
-from registry.agent.local import LocalSettings, LocalState
+from registry.agent.local.settings import LocalSettings
+from registry.agent.local.state import LocalState
 from registry.errors import NoLeader, RegistryError, Rejected
 from registry.state.base import Command, ReadOptions, Refused
 from registry.state.catalog_commands import Deregister, Register

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from registry.agent.definitions import CheckDefinition
-from registry.agent.local import LocalSettings, LocalState
+from registry.agent.local.settings import LocalSettings
+from registry.agent.local.state import LocalState
 from registry.agent.persistence import Changes, Persistence, StoredService, file_name
 from registry.errors import StorageError
 from registry.testing.local_agent import make_local, running, service, state_of, ttl
@@ -41,8 +42,8 @@ async def test_registrations_survive_a_restart(tmp_path: Path, clock: ManualCloc
     )
     await first.add_service(full)
     await first.add_check(ttl("node é"))
-    await first.enable_service_maintenance("web/1", "because")
-    await first.enable_node_maintenance("upgrade")
+    await first.maintenance.enable_service("web/1", "because")
+    await first.maintenance.enable_node("upgrade")
     second = await restarted(clock, tmp_path)
     assert second.services["web/1"].definition == first.services["web/1"].definition
     assert sorted(second.checks) == sorted(first.checks)

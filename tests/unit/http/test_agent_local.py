@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from registry.agent.local import LocalState
+from registry.agent.local.state import LocalState
 from registry.http.server import HttpServer
 from registry.plugins import Plugins
 from registry.testing.consensus import InstantBackend
@@ -25,17 +25,23 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def local(clock: ManualClock) -> LocalState:
-    backend = InstantBackend()
+async def backend() -> InstantBackend:
+    return InstantBackend()
+
+
+@pytest.fixture
+async def local(clock: ManualClock, backend: InstantBackend) -> LocalState:
     made = make_local(clock, backend=backend)
     make_sync(made, backend, clock)
     return made
 
 
 @pytest.fixture
-async def api(serve: Serve, local: LocalState) -> AsyncIterator[httpx.AsyncClient]:
+async def api(
+    serve: Serve, local: LocalState, backend: InstantBackend
+) -> AsyncIterator[httpx.AsyncClient]:
     plugins = Plugins.load()
-    server = await serve(local=local, plugins=plugins, backend=local._backend)
+    server = await serve(local=local, plugins=plugins, backend=backend)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}/v1") as client:
         yield client
 
@@ -227,7 +233,7 @@ async def test_bodies_that_are_no_object(api: httpx.AsyncClient, path: str, body
 
 
 async def test_scripts_are_refused_unless_enabled(serve: Serve, clock: ManualClock) -> None:
-    from registry.agent.local import LocalSettings
+    from registry.agent.local.settings import LocalSettings
 
     local = make_local(clock, settings=LocalSettings(scripts_from_files=True))
     plugins = Plugins()

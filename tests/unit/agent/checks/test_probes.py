@@ -20,7 +20,7 @@ from registry.agent.checks.scheduler import run_once
 from registry.agent.clock import LoopClock
 from registry.agent.definitions import MILLISECOND, SECOND, CheckDefinition
 from registry.agent.http_clients import ClientTls, HttpClients
-from registry.agent.local import LocalState
+from registry.agent.local.records import Records
 from registry.hooks import CheckResult
 
 CLOSED = "127.0.0.1:9"
@@ -95,8 +95,7 @@ async def target() -> AsyncIterator[Target]:
 def http_runner(clients: HttpClients, url: str, **fields: object) -> http.HttpRunner:
     definition = CheckDefinition(id="c", http=url, interval_ns=SECOND, **fields)  # type: ignore[arg-type]
     runner = http.create(definition)
-    local = LocalState(node_name="n1", check_types=lambda key: None)
-    runner.bind(CheckContext("c", "n1", 4096, local, None, LoopClock(), clients))
+    runner.bind(CheckContext("c", "n1", 4096, Records(), None, LoopClock(), clients))
     return runner
 
 

@@ -12,7 +12,7 @@ import pytest
 from registry.agent.definitions import WatchDefinition
 from registry.agent.events import UserEvent
 from registry.agent.facade import AgentFacade
-from registry.agent.local import LocalState
+from registry.agent.local.state import LocalState
 from registry.agent.watches import Watches, builtin_watch_handlers
 from registry.errors import ConfigError, NoLeader
 from registry.hooks import WatchHandler
