@@ -192,7 +192,10 @@ def test_what_was_registered_survives_a_restart(agent: AgentProcess, how: str) -
     before = services(agent)["web"]
     # A crash may lose the last moment's reports, which are written soon and not at once.
     states = agent.data_dir / "checks" / "state"
-    wait_until(lambda: states.is_dir() and any(states.iterdir()), "the report is on the disk")
+    # What ends in .tmp is not in its place yet, and a kill now would lose it.
+    wait_until(
+        lambda: any(not path.suffix for path in states.glob("*")), "the report is on the disk"
+    )
     getattr(agent, how)()
     agent.start()
     assert services(agent)["web"] == before
