@@ -89,8 +89,9 @@ def _start_text(program: str, problem: Exception) -> str:
 async def _feed(stream: asyncio.StreamWriter, data: bytes) -> None:
     """Write all of it; a program that does not want its input is no failure."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        stream.write(data)
-        await stream.drain()
+        if not stream.is_closing():  # as it is once the program has ended: uvloop refuses to write
+            stream.write(data)
+            await stream.drain()
     stream.close()
 
 

@@ -8,6 +8,7 @@ import logging
 import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,24 @@ async def test_a_program_that_fails_is_logged(
 
 
 async def test_a_program_need_not_read_its_input() -> None:
+    await ExecHandler(("true",))(1, b"x" * 1_000_000)
+
+
+async def test_a_program_may_have_ended_before_its_input_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = asyncio.create_subprocess_exec
+
+    async def start_and_see_it_end(*args: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*args, **options)
+        assert process.stdin is not None
+        async with asyncio.timeout(10):
+            await process.wait()
+            while not process.stdin.is_closing():  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.001)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_see_it_end)
     await ExecHandler(("true",))(1, b"x" * 1_000_000)
 
 
