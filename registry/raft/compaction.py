@@ -259,7 +259,8 @@ class Compaction:
             # The core may know better by now; if it wants it, `install` follows in this very step.
             self._prepared = (meta, prepared) if prepared is not None else None
             self._core().snapshot_received(meta, sender)
-            offered.set_result(None)
+            if not offered.done():
+                offered.set_result(None)
 
         self._ask(offer)
         await offered  # the step is over

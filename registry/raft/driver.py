@@ -352,6 +352,8 @@ class RaftDriver:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def attempt() -> None:
+            if future.done():
+                return  # the caller has gone before anything was begun
             try:
                 begin(future)
             except (Rejected, Unavailable) as error:

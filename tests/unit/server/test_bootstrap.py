@@ -354,6 +354,18 @@ class TestRaces:
             )
             await until(lambda: late.driver.configuration == there.driver.configuration)
 
+    async def test_who_is_called_off_before_it_begins_has_begun_nothing(self) -> None:
+        race = Race()
+        machine = race.add("a", 0, *expecting("ad"))
+        async with race.running(), asyncio.TaskGroup() as group:
+            beginning = group.create_task(machine.driver.bootstrap(Configuration(PEER)))
+            asyncio.get_running_loop().call_soon(beginning.cancel)  # before the step that begins
+            await asyncio.wait([beginning])
+            assert beginning.cancelled()
+            await machine.driver.adopt_cluster("recovered")
+            assert machine.driver.is_blank
+            assert machine.driver.cluster_id == "recovered"
+
     async def test_who_has_begun_does_not_begin_again(self) -> None:
         race = Race()
         machine = race.add("a", 1, *expecting("a", expect="1"))
