@@ -234,13 +234,13 @@ async def _change_keys(pool: GossipPool, call: KeysCall, *, wan: bool) -> PoolKe
     key, relay_factor = call.key, call.relay_factor
     match call.operation:
         case KeyOperation.LIST:
-            result = await pool.list_keys(relay_factor=relay_factor)
+            result = await pool.keys.list(relay_factor=relay_factor)
         case KeyOperation.INSTALL:
-            result = await pool.install_key(key, relay_factor=relay_factor)
+            result = await pool.keys.install(key, relay_factor=relay_factor)
         case KeyOperation.USE:
-            result = await pool.use_key(key, relay_factor=relay_factor)
+            result = await pool.keys.use(key, relay_factor=relay_factor)
         case KeyOperation.REMOVE:
-            result = await pool.remove_key(key, relay_factor=relay_factor)
+            result = await pool.keys.remove(key, relay_factor=relay_factor)
     return PoolKeys(
         wan=wan,
         nodes=result.nodes,

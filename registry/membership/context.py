@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,14 @@ class LowerLayer(Protocol):
         ...
 
 
+class Phase(enum.Enum):
+    """Where this member is in its life."""
+
+    ALIVE = "alive"
+    LEAVING = "leaving"
+    LEFT = "left"
+
+
 @dataclass(slots=True, kw_only=True)
 class SerfContext:
     config: SerfConfig
@@ -61,6 +70,7 @@ class SerfContext:
     gossip_interval_ms: int
     ring: Ring | None = None
     now_ms: int = 0
+    phase: Phase = Phase.ALIVE
     outputs: list[SerfOutput] = field(default_factory=list)
     #: Messages that could not be read, or that nobody should have sent.
     refused: int = 0
@@ -74,6 +84,11 @@ class SerfContext:
 
     def note(self, text: str, *, is_warning: bool = True) -> None:
         self.outputs.append(Notice(text, is_warning))
+
+    def refuse(self, problem: Exception) -> None:
+        """Count, and note for who looks for it, that a message was dropped."""
+        self.refused += 1
+        self.note(f"message dropped: {problem}", is_warning=False)
 
     def alive_others(self) -> list[Member]:
         alive = self.members.having(MemberStatus.ALIVE)

@@ -51,3 +51,22 @@ class Outbox:
             if outgoing.is_finished:
                 self._waiting.remove(outgoing)
         return taken
+
+
+class Outboxes:
+    """One for each kind of message, so that a flood of one does not cut another down."""
+
+    def __init__(self, retransmit_mult: int) -> None:
+        self.intents = Outbox(retransmit_mult)
+        self.queries = Outbox(retransmit_mult)
+        self.events = Outbox(retransmit_mult)
+
+    def take(
+        self, limit: int, overhead: int, member_count: int, recipient: Recipient = ANYBODY
+    ) -> list[bytes]:
+        """Messages for one packet: intents first, then queries, then events."""
+        taken: list[bytes] = []
+        for outbox in (self.intents, self.queries, self.events):
+            room = limit - sum(len(message) + overhead for message in taken)
+            taken += outbox.take(room, overhead, member_count, recipient)
+        return taken

@@ -17,7 +17,7 @@ import msgspec
 
 from registry.membership import key_queries
 from registry.membership.addresses import Address
-from registry.membership.context import SerfContext
+from registry.membership.context import Phase, SerfContext
 from registry.membership.crypto import Keyring
 from registry.membership.filters import Filter, NodeFilter, PatternCompiler, TagFilter
 from registry.membership.member_table import MemberTable
@@ -25,7 +25,7 @@ from registry.membership.merge_rules import OpenRules
 from registry.membership.query_desk import Question
 from registry.membership.seam import Node as SwimNode
 from registry.membership.seam import Notice
-from registry.membership.serf import Phase, SerfCore
+from registry.membership.serf import SerfCore
 from registry.membership.serf_config import SerfConfig
 from registry.membership.serf_messages import KeyResponse, decode, encode_tags
 from registry.membership.serf_values import (

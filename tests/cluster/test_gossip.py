@@ -267,30 +267,30 @@ async def test_an_encrypted_pool_changes_its_key(tmp_path: Path) -> None:
     ):
         await beta.pool.join([alpha.where])
         await alpha.until_sees("beta", MemberStatus.ALIVE)
-        for change in (alpha.pool.install_key, beta.pool.use_key):
+        for change in (alpha.pool.keys.install, beta.pool.keys.use):
             assert (await change(OTHER_KEY)).is_complete
-        assert (await alpha.pool.remove_key(KEY)).is_complete
+        assert (await alpha.pool.keys.remove(KEY)).is_complete
         for path in rings.values():
             assert json.loads(path.read_text()) == [b64encode(OTHER_KEY).decode()]
-        refused = await alpha.pool.remove_key(OTHER_KEY)
+        refused = await alpha.pool.keys.remove(OTHER_KEY)
         assert (refused.answers, refused.errors) == (2, 2)
 
         # A ring that cannot be written is a failure, though it is already in use.
         rings["beta"].with_name("beta.new").mkdir()
-        failed = await alpha.pool.install_key(KEY)
+        failed = await alpha.pool.keys.install(KEY)
         assert list(failed.messages) == ["beta"]
         assert "could not be written" in failed.messages["beta"]
 
     # What is on disk comes before what is configured.
     async with member("alpha", keys=(KEY,), keyring_file=rings["alpha"]) as alpha:
-        listed = await alpha.pool.list_keys()
+        listed = await alpha.pool.keys.list()
         assert listed.primary_keys == {b64encode(OTHER_KEY).decode(): 1}
 
 
 async def test_keys_of_a_pool_without_encryption() -> None:
     async with member("alpha") as alpha:
         assert not alpha.pool.is_encrypted
-        listed = await alpha.pool.list_keys()
+        listed = await alpha.pool.keys.list()
         assert listed.messages == {"alpha": "No keyring to modify (encryption not enabled)"}
 
 

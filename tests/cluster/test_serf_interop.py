@@ -387,10 +387,10 @@ async def test_keys_are_rotated_by_either_side(tmp_path: Path) -> None:
         assert await gamma.pool.join([alpha.where]) == 1
         await eventually(alpha.sees("gamma", "alive"), "alpha sees gamma")
 
-        for change in (gamma.pool.install_key, gamma.pool.use_key):
+        for change in (gamma.pool.keys.install, gamma.pool.keys.use):
             assert (await change(NEW_KEY)).is_complete
-        assert (await gamma.pool.remove_key(KEY)).is_complete
-        listed = await gamma.pool.list_keys()
+        assert (await gamma.pool.keys.remove(KEY)).is_complete
+        listed = await gamma.pool.keys.list()
         new = b64encode(NEW_KEY).decode()
         assert listed.is_complete
         assert (listed.keys, listed.primary_keys) == ({new: 2}, {new: 2})
@@ -399,8 +399,8 @@ async def test_keys_are_rotated_by_either_side(tmp_path: Path) -> None:
         old = b64encode(KEY).decode()
         for option in (f"-install={old}", f"-use={old}", f"-remove={new}"):
             assert "success" in (await alpha.run("keys", option)).lower()
-        assert (await gamma.pool.list_keys()).keys == {old: 2}
-        refused = await gamma.pool.remove_key(KEY)
+        assert (await gamma.pool.keys.list()).keys == {old: 2}
+        refused = await gamma.pool.keys.remove(KEY)
         assert refused.errors == 2
         assert "primary key" in refused.messages["alpha"]
 

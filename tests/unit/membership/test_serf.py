@@ -10,13 +10,13 @@ from msgspec import structs
 
 from registry.errors import LocalProtocolError, TimedOut, TooLarge
 from registry.membership.addresses import Address
-from registry.membership.context import SerfContext
+from registry.membership.context import Phase, SerfContext
 from registry.membership.coordinate import Coordinate
 from registry.membership.member_table import MemberTable
 from registry.membership.merge_rules import WanRules
 from registry.membership.query_desk import Question
 from registry.membership.seam import Node, NodeState, Notice
-from registry.membership.serf import Phase, SerfCore
+from registry.membership.serf import SerfCore
 from registry.membership.serf_config import SerfConfig
 from registry.membership.serf_messages import (
     JoinIntent,

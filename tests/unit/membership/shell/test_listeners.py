@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from registry.membership.listeners import BACKLOG_MAX, Listeners
 from registry.membership.serf_values import Event, UserEvent
+from registry.membership.shell.listeners import BACKLOG_MAX, Listeners
 
 
 async def test_each_listener_hears_everything_in_order() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import ConfigError
-from registry.membership import keyring_file, snapshot_file
+from registry.membership.shell import keyring_file, snapshot_file
 from registry.membership.snapshot import SnapshotWrite
 
 A, B = b"a" * 16, b"b" * 32

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from registry.errors import ConfigError
-from registry.membership.sockets import INBOX_MAX, PacketInbox, bind
+from registry.membership.shell.sockets import INBOX_MAX, PacketInbox, bind
 
 
 def test_one_port_for_both() -> None:
