@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from registry.testing.cluster import Options, Simulation, Summary
+from registry.testing.simulation import Options, Simulation, Summary
 
 _BAR_WIDTH = 30
 
@@ -60,7 +60,7 @@ def run_one(
         text = str(error) or f"{type(error).__name__} at {where.filename}:{where.lineno}"
         if trace:
             traceback.print_exc()
-        return Failure(seed, servers, kind, f"{text} (at {simulation.schedule.now} us)", guards)
+        return Failure(seed, servers, kind, f"{text} (at {simulation.now} us)", guards)
 
 
 def _run_one(work: tuple[int, int | None, frozenset[str]]) -> Summary | Failure:

@@ -15,8 +15,8 @@ from registry.raft.config import GUARDS
 from registry.raft.invariants import BrokenPromise
 from registry.testing.checkers import Violation
 from registry.testing.clock import MS
-from registry.testing.cluster import Options, Simulation, T
 from registry.testing.network import NetworkFaults
+from registry.testing.simulation import Options, Simulation, T
 
 #: Runs that are tried before the check gives up; the first few are enough for nearly all.
 SEEDS = range(80)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from registry.testing.campaign import Failure, campaign, run_one
-from registry.testing.cluster import Summary
+from registry.testing.simulation import Summary
 
 #: Another range of seeds can be asked for; `make campaign` runs many more.
 FIRST_SEED = int(os.environ.get("SIMULATION_SEED", "0"))
