@@ -18,12 +18,12 @@ from registry.http.api import (
     empty_response,
     json_response,
 )
+from registry.http.catalog_views import CheckView
 from registry.http.definition_schemas import check_schema
 from registry.http.filter import AGENT_CHECK, compile_filter
 from registry.http.operations import TEXT, Operation, Parameter, Refusal
 from registry.http.options import FILTER, argument, json_body, shows
 from registry.http.params import refuse_namespace
-from registry.http.shapes import CheckView
 
 routes = Routes()
 

@@ -33,8 +33,10 @@ from registry.http.api import (
     empty_response,
     json_response,
 )
+from registry.http.catalog_views import AddressView, WeightsView
 from registry.http.definition_schemas import service_schema
 from registry.http.filter import AGENT_SERVICE, compile_filter
+from registry.http.mesh_settings import proxy_view
 from registry.http.operations import (
     JSON_MEDIA,
     TEXT,
@@ -46,7 +48,7 @@ from registry.http.operations import (
 )
 from registry.http.options import BLOCKING, ENABLE, FILTER, REASON, argument, json_body, shows
 from registry.http.params import decode_json, refuse_namespace, wait_of
-from registry.http.shapes import AddressView, View, WeightsView, proxy_view
+from registry.http.views import View
 
 #: The agent's own: what is said of a definition is said there, wherever it comes from.
 logger = logging.getLogger("registry.agent")

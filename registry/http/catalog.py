@@ -5,6 +5,23 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from registry.http.api import ApiRequest, ApiResponse, Routes, json_response
+from registry.http.body_readers import object_schema
+from registry.http.catalog_bodies import (
+    DEREGISTER_FIELDS,
+    REGISTER_FIELDS,
+    read_deregistration,
+    read_registration,
+)
+from registry.http.catalog_views import (
+    NodeServiceListView,
+    NodeServicesView,
+    NodeView,
+    ServiceNodeView,
+    node_services_view,
+    node_view,
+    service_node_view,
+    service_view,
+)
 from registry.http.errors import NO_LEADER, check
 from registry.http.filter import NODE, NODE_SERVICE, SERVICE_NODE
 from registry.http.operations import Operation, Refusal
@@ -31,21 +48,6 @@ from registry.http.reads import (
     require_home,
     tags,
     wanted_name,
-)
-from registry.http.shapes import (
-    DEREGISTER_FIELDS,
-    REGISTER_FIELDS,
-    NodeServiceListView,
-    NodeServicesView,
-    NodeView,
-    ServiceNodeView,
-    node_services_view,
-    node_view,
-    object_schema,
-    read_deregistration,
-    read_registration,
-    service_node_view,
-    service_view,
 )
 from registry.state.base import ReadResult
 from registry.state.catalog_queries import (

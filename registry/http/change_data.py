@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from registry.http.shapes import check_view, node_view, service_view
+from registry.http.catalog_views import check_view, node_view, service_view
 from registry.state.catalog_records import Check, Node, Service
 
 

@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple
 
 from registry.agent.durations import format_duration, parse_duration
 from registry.goflags import BOOLEANS
+from registry.http.body_readers import BodyError, Reader, reader
 from registry.http.operations import DURATION
-from registry.http.shapes import BodyError, Reader, reader
 from registry.state.quote import quote
 
 _ABSENT: Final = object()

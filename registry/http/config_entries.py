@@ -16,13 +16,13 @@ from registry.http.api import (
     index_headers,
     json_response,
 )
+from registry.http.body_readers import BodyError
 from registry.http.config_bodies import KINDS, Entry, entry_schema, read_entry, shown_settings
 from registry.http.errors import check
 from registry.http.operations import Operation, Refusal
 from registry.http.options import CAS, DATACENTER, READ, argument, json_body, reads, shows
 from registry.http.params import datacenter, decode_json, parse_uint, read_response
 from registry.http.reads import ask, plain
-from registry.http.shapes import BodyError
 from registry.state.config_entries import (
     GLOBAL_NAME,
     ConfigEntry,

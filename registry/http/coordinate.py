@@ -16,12 +16,13 @@ from registry.http.api import (
     index_headers,
     json_response,
 )
+from registry.http.body_readers import fields, many, number, object_schema, read_body, struct, text
 from registry.http.errors import check
 from registry.http.operations import Operation, Parameter, Refusal
 from registry.http.options import DATACENTER, READ, argument, json_body, reads, shows
 from registry.http.params import read_response
 from registry.http.reads import ask, plain, require_home
-from registry.http.shapes import View, fields, many, number, object_schema, read_body, struct, text
+from registry.http.views import View
 from registry.state.base import ReadOptions
 from registry.state.coordinates import (
     DIMENSIONS,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from registry.agent.definition_reader import HTTP_MEMBERS
 from registry.http.operations import DURATION, TEXT
-from registry.http.shapes import spelled
+from registry.http.views import spelled
 
 #: Schema by the kind of a member's value; objects of their own are in `HTTP_MEMBERS`.
 _KINDS: Final[Mapping[str, Any]] = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes
 from registry.http.catalog import NODE_NAME, SERVICE
+from registry.http.catalog_views import CheckView, InstanceView, check_view, instance_view
 from registry.http.filter import CHECK, INSTANCE
 from registry.http.operations import Operation
 from registry.http.options import FILTER, NEAR, NODE_META, PASSING, READ, TAG, argument, reads
 from registry.http.reads import answer, near, node_meta, tags, wanted_name
-from registry.http.shapes import CheckView, InstanceView, check_view, instance_view
 from registry.state.health import (
     ChecksInState,
     IngressHealth,

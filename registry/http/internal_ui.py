@@ -10,20 +10,20 @@ import msgspec
 
 from registry.http.api import ApiRequest, ApiResponse, HttpError, Routes, index_headers
 from registry.http.catalog import GATEWAY, NODE_NAME
+from registry.http.catalog_views import (
+    CheckView,
+    InstanceView,
+    NodeServiceView,
+    check_view,
+    instance_view,
+    service_view,
+)
 from registry.http.filter import INSTANCE, UI_NODE
 from registry.http.operations import Operation, Refusal
 from registry.http.options import FILTER, READ, reads
 from registry.http.params import read_response
 from registry.http.reads import answer, ask, ask_filtered, kept, options_of, wanted_name
-from registry.http.shapes import (
-    CheckView,
-    InstanceView,
-    NodeServiceView,
-    View,
-    check_view,
-    instance_view,
-    service_view,
-)
+from registry.http.views import View
 from registry.state.config_entries import GatewayServices
 from registry.state.health import AllHealth, NodeHealth, NodeOverview, ServiceHealth
 

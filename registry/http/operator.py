@@ -20,11 +20,11 @@ from registry.http.api import (
     empty_response,
     json_response,
 )
+from registry.http.body_readers import fields, read_body, text
 from registry.http.errors import check
 from registry.http.operations import BOOLEAN, TEXT, UINT64, Answer, Operation, Parameter, Refusal
 from registry.http.options import DATACENTER, READ, json_body, shows
 from registry.http.params import datacenter, decode_json, parse_bool, parse_uint, read_options
-from registry.http.shapes import fields, read_body, text
 from registry.server.autopilot import ServerHealth
 from registry.server.gossip_keys import KeyOperation, PoolKeys
 from registry.state.operator import AutopilotRecord, AutopilotSettings, GetAutopilot, SetAutopilot

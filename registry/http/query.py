@@ -21,6 +21,27 @@ from registry.http.api import (
     index_headers,
     json_response,
 )
+from registry.http.body_readers import (
+    Field,
+    fields,
+    flag,
+    integer,
+    object_schema,
+    read_body,
+    struct,
+    text,
+    text_map,
+    texts,
+    unsigned,
+)
+from registry.http.catalog_views import (
+    CheckView,
+    NodeServiceView,
+    NodeView,
+    check_view,
+    node_view,
+    service_view,
+)
 from registry.http.errors import REFUSED_STATUS, check
 from registry.http.operations import BOOLEAN, Operation, Parameter, Refusal
 from registry.http.options import (
@@ -35,26 +56,7 @@ from registry.http.options import (
 from registry.http.params import CONSISTENCY_NAMES, datacenter, parse_bool, read_response
 from registry.http.reads import NEAR_AGENT, ask, options_of, plain
 from registry.http.session import CreatedObject
-from registry.http.shapes import (
-    CheckView,
-    Field,
-    NodeServiceView,
-    NodeView,
-    View,
-    check_view,
-    fields,
-    flag,
-    integer,
-    node_view,
-    object_schema,
-    read_body,
-    service_view,
-    struct,
-    text,
-    text_map,
-    texts,
-    unsigned,
-)
+from registry.http.views import View
 from registry.state.base import ReadOptions, ReadResult, Refused
 from registry.state.health import InstanceHealth
 from registry.state.prepared import (

@@ -16,10 +16,7 @@ from registry.http.api import (
     index_headers,
     json_response,
 )
-from registry.http.operations import Operation, Refusal
-from registry.http.options import DATACENTER, READ, argument, json_body, reads, shows
-from registry.http.reads import ask, wanted_name
-from registry.http.shapes import (
+from registry.http.body_readers import (
     anything,
     fields,
     many,
@@ -30,6 +27,9 @@ from registry.http.shapes import (
     texts,
     unsigned,
 )
+from registry.http.operations import Operation, Refusal
+from registry.http.options import DATACENTER, READ, argument, json_body, reads, shows
+from registry.http.reads import ask, wanted_name
 from registry.state.base import Query, Refused
 from registry.state.sessions import (
     DELETE,

@@ -18,32 +18,32 @@ from registry.http.api import (
     index_headers,
     json_response,
 )
+from registry.http.body_readers import (
+    BodyError,
+    Field,
+    Fields,
+    Reader,
+    fields,
+    object_schema,
+    read_fields,
+    reader,
+    text,
+    unsigned,
+)
+from registry.http.catalog_bodies import CHECK_FIELDS, SERVICE_FIELDS, read_node
+from registry.http.catalog_views import (
+    CheckView,
+    NodeServiceView,
+    NodeView,
+    check_view,
+    node_view,
+    service_view,
+)
 from registry.http.kv import KvEntryObject, body_within, entry_json
 from registry.http.operations import Answer, Refusal
 from registry.http.operations import Operation as ApiOperation
 from registry.http.options import READ, json_body
 from registry.http.origin import REASON, with_origin
-from registry.http.shapes import (
-    CHECK_FIELDS,
-    SERVICE_FIELDS,
-    BodyError,
-    CheckView,
-    Field,
-    Fields,
-    NodeServiceView,
-    NodeView,
-    Reader,
-    check_view,
-    fields,
-    node_view,
-    object_schema,
-    read_fields,
-    read_node,
-    reader,
-    service_view,
-    text,
-    unsigned,
-)
 from registry.state.base import ReadResult
 from registry.state.catalog_records import Check, CheckSpec, Node, Service
 from registry.state.quote import quote

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from registry.http.agent_services import agent_service_view, content_hash
+from registry.http.catalog_views import check_view, instance_view, node_view
 from registry.http.kv import entry_json
-from registry.http.shapes import check_view, instance_view, node_view
 from registry.watch_views import encode, view
 
 
