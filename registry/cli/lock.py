@@ -24,6 +24,7 @@ from registry.cli.command import (
     Invocation,
     duration,
     end_of_program,
+    ended_by_signals,
     say_now,
     start_problem,
     warn,
@@ -58,7 +59,7 @@ def lock(call: Invocation) -> int:
         raise CommandError("Lock setup failed: missing prefix")
     call.own_agent()
     # From before there is a session, so that no signal leaves one behind.
-    with _on_signals(signal.default_int_handler), _session(call) as session_id:
+    with ended_by_signals(), _session(call) as session_id:
         holder = _holder(call, session_id)
         if not _acquire(call, holder, timeout_ns / 1e9 if timeout_ns else None):
             with contextlib.suppress(RegistryError):
@@ -70,6 +71,7 @@ def lock(call: Invocation) -> int:
 def _acquire(call: Invocation, holder: Holder, timeout_s: float | None) -> bool:
     """Whether it is held; False when time was up or a signal came."""
     try:
+        _verbose(call, f"Setting up {_described(call, holder)}")
         _verbose(call, "Attempting lock acquisition")
         return holder.acquire(timeout_s)
     except KeyboardInterrupt:
@@ -83,13 +85,15 @@ def _prefix(call: Invocation) -> str:
 
 
 def _holder(call: Invocation, session_id: str) -> Holder:
-    prefix = _prefix(call)
     if call["n"] == 1:
-        holder = LockHolder(call.client, prefix, session_id)
-        _verbose(call, f"Setting up lock at path: {holder.key}")
-        return holder
-    _verbose(call, f"Setting up semaphore (limit {call['n']}) at prefix: {prefix}")
-    return SemaphoreHolder(call.client, prefix, session_id, limit=call["n"])
+        return LockHolder(call.client, _prefix(call), session_id)
+    return SemaphoreHolder(call.client, _prefix(call), session_id, limit=call["n"])
+
+
+def _described(call: Invocation, holder: Holder) -> str:
+    if isinstance(holder, LockHolder):
+        return f"lock at path: {holder.key}"
+    return f"semaphore (limit {call['n']}) at prefix: {_prefix(call)}"
 
 
 @contextlib.contextmanager
