@@ -103,7 +103,7 @@ async def test_cancelling_a_check_kills_it(tmp_path: Path) -> None:
         task = group.create_task(runner.run())
         await until(lambda: pid_file.exists() and bool(pid_file.read_text().strip()))
         task.cancel()
-    assert not is_running(int(pid_file.read_text()))
+    await until(lambda: not is_running(int(pid_file.read_text())))
 
 
 async def test_a_child_left_running_does_not_hold_the_check_up() -> None:
