@@ -11,7 +11,7 @@ import pytest
 
 from registry.cli.main import main
 from registry.testing.command_line import Outcome, Run, Stub
-from registry.testing.process import AgentProcess
+from registry.testing.process import AgentProcess, wait_until
 
 NODE = "cli-node"
 
@@ -23,6 +23,8 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
     config: dict[str, object] = {"disable_remote_exec": False, "data_dir": ""}
     started = AgentProcess(root, arguments=("-dev",), config=config, name=NODE)
     with started:
+        checks = f"/v1/health/node/{NODE}"
+        wait_until(lambda: bool(started.client.get(checks).json()), "serfHealth, for sessions")
         yield started
 
 
