@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import FrameType
 from typing import Any
 
 from registry.client import Client, Settings
@@ -216,6 +217,19 @@ def file_problem(path: str, problem: OSError) -> str:
     return f"{verb} {path}: {(problem.strerror or str(problem)).lower()}"
 
 
+@contextmanager
+def handled_by(
+    handler: Callable[[int, FrameType | None], Any] | signal.Handlers, *numbers: signal.Signals
+) -> Iterator[None]:
+    """Inside, these signals go to the handler."""
+    before = [(number, signal.signal(number, handler)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, previous in before:
+            signal.signal(number, previous)
+
+
 #: How long after an interrupt was dropped it comes again.
 _AGAIN_S = 0.01
 
@@ -235,14 +249,13 @@ def ended_by_signals() -> Iterator[None]:
             tell(what)
 
     tell, sys.unraisablehook = sys.unraisablehook, dropped
-    numbers = (signal.SIGTERM, signal.SIGALRM)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
-        yield
+        with handled_by(signal.default_int_handler, signal.SIGTERM, signal.SIGALRM):
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
         sys.unraisablehook = tell
 
 

@@ -13,9 +13,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from queue import SimpleQueue
-from types import FrameType
 from typing import Any
 
 from registry.cli.command import (
@@ -25,6 +24,7 @@ from registry.cli.command import (
     duration,
     end_of_program,
     ended_by_signals,
+    handled_by,
     say_now,
     start_problem,
     warn,
@@ -59,7 +59,12 @@ def lock(call: Invocation) -> int:
         raise CommandError("Lock setup failed: missing prefix")
     call.own_agent()
     # From before there is a session, so that no signal leaves one behind.
-    with ended_by_signals(), _session(call) as session_id:
+    # SIGINT, too: a shell has what it starts in the background ignore that.
+    with (
+        handled_by(signal.default_int_handler, signal.SIGINT),
+        ended_by_signals(),
+        _session(call) as session_id,
+    ):
         holder = _holder(call, session_id)
         if not _acquire(call, holder, timeout_ns / 1e9 if timeout_ns else None):
             with contextlib.suppress(RegistryError):
@@ -125,23 +130,13 @@ def _renew(call: Invocation, session_id: str, over: threading.Event) -> None:
             call.client.put(f"/v1/session/renew/{session_id}", timeout=SESSION_TTL_SECONDS / 3)
 
 
-@contextlib.contextmanager
-def _on_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    before = [(number, signal.signal(number, handler)) for number in SIGNALS]
-    try:
-        yield
-    finally:
-        for number, previous in before:
-            signal.signal(number, previous)
-
-
 def _run_held(call: Invocation, holder: Holder) -> int:
     ended: SimpleQueue[str] = SimpleQueue()
     over = threading.Event()
     monitoring = threading.Thread(target=_monitor, args=(call, holder, over, ended), daemon=True)
     monitoring.start()
     try:
-        with _on_signals(lambda number, frame: ended.put("signal")):
+        with handled_by(lambda number, frame: ended.put("signal"), *SIGNALS):
             status = _run_child(call, ended)
     finally:
         over.set()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, NamedTuple
+
+from registry.testing.process import AgentProcess
 
 
 class Outcome(NamedTuple):
@@ -21,6 +26,31 @@ class Outcome(NamedTuple):
 
 #: `run("kv", "get", "a", stdin=b"")`
 Run = Callable[..., Outcome]
+
+
+@contextmanager
+def command_process(agent: AgentProcess, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`registry WORDS` in another process with pipes, which is killed where the block ends.
+
+    What a test finds wrong is thus told, instead of waiting for a command that does not end.
+    """
+    environment = {
+        **os.environ,
+        "REGISTRY_HTTP_ADDR": agent.http_address,
+        "PYTHONUNBUFFERED": "",  # what is said has to come through a pipe by itself
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "registry", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Request(NamedTuple):

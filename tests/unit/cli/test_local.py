@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import signal
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from registry.testing.command_line import Run, Stub
+from registry.testing.command_line import Run, Stub, command_process
 from registry.testing.process import AgentProcess
 
 PLUGIN = """
@@ -365,28 +360,10 @@ def test_watch_once(registry: Run, agent: AgentProcess) -> None:
     assert registry("watch", *passing).out == "[]\n"
 
 
-@contextmanager
-def killed_at_last(process: subprocess.Popen[str]) -> Iterator[None]:
-    """What fails inside is told, instead of waiting for a program that does not end."""
-    try:
-        yield
-    finally:
-        process.kill()
-
-
 def test_watch_runs_a_program_on_each_change(agent: AgentProcess) -> None:
     agent.client.kv_put("w/h", b"one")
-    command = [
-        sys.executable, "-m", "registry", "watch", "-type=key", "-key=w/h",
-        "echo index=$CONSUL_INDEX $(cat)",
-    ]  # fmt: skip
-    environment = {**os.environ, "REGISTRY_HTTP_ADDR": f"127.0.0.1:{agent.ports['http']}"}
-    with (
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        ) as process,
-        killed_at_last(process),
-    ):
+    words = ("watch", "-type=key", "-key=w/h", "echo index=$CONSUL_INDEX $(cat)")
+    with command_process(agent, *words) as process:
         assert process.stdout is not None
         index = agent.client.kv_list("w/h")[0]["ModifyIndex"]
         line = process.stdout.readline()

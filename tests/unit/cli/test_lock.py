@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 
+from registry.cli.command import handled_by
 from registry.cli.holders import LOCK_FLAGS, SEMAPHORE_FLAGS, LockHolder, SemaphoreHolder
 from registry.client import Client, Response
 from registry.errors import Rejected
-from registry.testing.command_line import Run, Stub
+from registry.testing.command_line import Run, Stub, command_process
 from registry.testing.process import AgentProcess, wait_until
 
 #: A program that says when it runs and that it was told to end.
@@ -47,27 +46,11 @@ def sessions(client: Client) -> list[dict[str, Any]]:
     return found
 
 
-@contextmanager
-def held_elsewhere(agent: AgentProcess, *words: str) -> Iterator[subprocess.Popen[str]]:
+def held_elsewhere(
+    agent: AgentProcess, *words: str
+) -> AbstractContextManager[subprocess.Popen[str]]:
     """`registry lock WORDS` in another process, which must end before the block does."""
-    command = [sys.executable, "-m", "registry", "lock", *words]
-    environment = {
-        **os.environ,
-        "REGISTRY_HTTP_ADDR": f"127.0.0.1:{agent.ports['http']}",
-        "PYTHONUNBUFFERED": "",  # what is said has to come through a pipe by itself
-    }
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return command_process(agent, "lock", *words)
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
@@ -228,14 +211,19 @@ def test_a_signal_stops_the_program(agent: AgentProcess, number: signal.Signals)
     assert keys(agent.client, name) == []
 
 
-def test_a_signal_ends_the_waiting(agent: AgentProcess) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_waiting(agent: AgentProcess, number: signal.Signals) -> None:
     holder = session(agent.client)
-    agent.client.put("/v1/kv/waits/.lock", {"acquire": holder, "flags": LOCK_FLAGS})
+    prefix = f"waits-{number.name}"
+    agent.client.put(f"/v1/kv/{prefix}/.lock", {"acquire": holder, "flags": LOCK_FLAGS})
     before = len(sessions(agent.client))
-    with held_elsewhere(agent, "-verbose", "-n=1", "waits", "true") as process:
+    with (
+        handled_by(signal.SIG_IGN, number),  # as a shell leaves SIGINT to what it starts with &
+        held_elsewhere(agent, "-verbose", "-n=1", prefix, "true") as process,
+    ):
         assert first_line(process).startswith("Setting up lock")
         wait_until(lambda: len(sessions(agent.client)) == before + 1, "its session")
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (
         1,
