@@ -72,6 +72,8 @@ def test_changes_are_recorded(registry_agent: StartAgent, change_recorder: Chang
     change = change_recorder.wait_for_key("a")
     assert (change.kind, change.value["Value"]) == ("kv", b"1")
     assert change_recorder.changes[0].kind == "reset"
+    # The agent's own registration may come late; nothing but the key is to be refused.
+    wait_until(lambda: any(each.kind == "check" for each in change_recorder.changes), "serfHealth")
     change_recorder.refuse(1)
     agent.client.put("/v1/kv/b", body=b"2")
     change_recorder.wait_for_key("b")
